@@ -3,7 +3,7 @@ package kernel
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
+	"unsafe"
 )
 
 // A Type says how the numbers of a tensor are laid out, under the number GGUF gives it. A row is a sequence of blocks, each with its
@@ -99,15 +99,19 @@ func Dequantize(t Type, dst []float32, src []byte) {
 	}
 }
 
+// f32Row copies, since hosts are little-endian as the file is.
 func f32Row(dst []float32, src []byte) {
-	for i := range dst {
-		dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
-	}
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(dst))), 4*len(dst)), src)
 }
 
 func f16Row(dst []float32, src []byte) {
+	for ; len(dst) >= 8 && len(src) >= 16; dst, src = dst[8:], src[16:] {
+		y, b := (*[8]float32)(dst), (*[16]byte)(src)
+		y[0], y[1], y[2], y[3] = half(b[0], b[1]), half(b[2], b[3]), half(b[4], b[5]), half(b[6], b[7])
+		y[4], y[5], y[6], y[7] = half(b[8], b[9]), half(b[10], b[11]), half(b[12], b[13]), half(b[14], b[15])
+	}
 	for i := range dst {
-		dst[i] = F16ToF32(binary.LittleEndian.Uint16(src[2*i:]))
+		dst[i] = half(src[2*i], src[2*i+1])
 	}
 }
 
@@ -123,64 +127,75 @@ func bf16Row(dst []float32, src []byte) {
 
 // q4_0Row: d, 16 bytes; the quants are offset by 8.
 func q4_0Row(dst []float32, src []byte) {
-	for ; len(dst) >= 32; dst, src = dst[32:], src[18:] {
-		y, b := (*[32]float32)(dst), (*[18]byte)(src)
+	for ; len(dst) >= 32 && len(src) >= 18; dst, src = dst[32:], src[18:] {
+		low, high, b := (*[16]float32)(dst), (*[16]float32)(dst[16:]), (*[18]byte)(src)
 		d := half(b[0], b[1])
 		for j, q := range b[2:] {
-			y[j] = d * float32(int(q&15)-8)
-			y[j+16] = d * float32(int(q>>4)-8)
+			low[j] = d * smallInts[q&15-8]
+			high[j] = d * smallInts[q>>4-8]
 		}
 	}
 }
 
 // q4_1Row: d, m, 16 bytes.
 func q4_1Row(dst []float32, src []byte) {
-	for ; len(dst) >= 32; dst, src = dst[32:], src[20:] {
-		y, b := (*[32]float32)(dst), (*[20]byte)(src)
+	for ; len(dst) >= 32 && len(src) >= 20; dst, src = dst[32:], src[20:] {
+		low, high, b := (*[16]float32)(dst), (*[16]float32)(dst[16:]), (*[20]byte)(src)
 		d, m := half(b[0], b[1]), half(b[2], b[3])
 		for j, q := range b[4:] {
-			y[j] = float32(d*float32(q&15)) + m
-			y[j+16] = float32(d*float32(q>>4)) + m
+			low[j] = float32(d*smallInts[q&15]) + m
+			high[j] = float32(d*smallInts[q>>4]) + m
 		}
 	}
 }
 
 // q5_0Row: d, the fifth bits, 16 bytes; the quants are offset by 16.
 func q5_0Row(dst []float32, src []byte) {
-	for ; len(dst) >= 32; dst, src = dst[32:], src[22:] {
-		y, b := (*[32]float32)(dst), (*[22]byte)(src)
+	for ; len(dst) >= 32 && len(src) >= 22; dst, src = dst[32:], src[22:] {
+		low, high, b := (*[16]float32)(dst), (*[16]float32)(dst[16:]), (*[22]byte)(src)
 		d := half(b[0], b[1])
-		fifth := binary.LittleEndian.Uint32(b[2:])
+		fifths := binary.LittleEndian.Uint32(b[2:])
 		for j, q := range b[6:] {
-			y[j] = d * float32(int(q&15)|int(fifth>>j&1<<4)-16)
-			y[j+16] = d * float32(int(q>>4)|int(fifth>>(j+16)&1<<4)-16)
+			low[j] = d * smallInts[q&15|byte(fifths<<4)&16-16]
+			high[j] = d * smallInts[q>>4|byte(fifths>>12)&16-16]
+			fifths >>= 1
 		}
 	}
 }
 
 // q5_1Row: d, m, the fifth bits, 16 bytes.
 func q5_1Row(dst []float32, src []byte) {
-	for ; len(dst) >= 32; dst, src = dst[32:], src[24:] {
-		y, b := (*[32]float32)(dst), (*[24]byte)(src)
+	for ; len(dst) >= 32 && len(src) >= 24; dst, src = dst[32:], src[24:] {
+		low, high, b := (*[16]float32)(dst), (*[16]float32)(dst[16:]), (*[24]byte)(src)
 		d, m := half(b[0], b[1]), half(b[2], b[3])
-		fifth := binary.LittleEndian.Uint32(b[4:])
+		fifths := binary.LittleEndian.Uint32(b[4:])
 		for j, q := range b[8:] {
-			y[j] = float32(d*float32(int(q&15)|int(fifth>>j&1<<4))) + m
-			y[j+16] = float32(d*float32(int(q>>4)|int(fifth>>(j+16)&1<<4))) + m
+			low[j] = float32(d*smallInts[q&15|byte(fifths<<4)&16]) + m
+			high[j] = float32(d*smallInts[q>>4|byte(fifths>>12)&16]) + m
+			fifths >>= 1
 		}
 	}
 }
 
 // q8_0Row: d, 32 signed bytes.
 func q8_0Row(dst []float32, src []byte) {
-	for ; len(dst) >= 32; dst, src = dst[32:], src[34:] {
+	for ; len(dst) >= 32 && len(src) >= 34; dst, src = dst[32:], src[34:] {
 		y, b := (*[32]float32)(dst), (*[34]byte)(src)
 		d := half(b[0], b[1])
 		for j, q := range b[2:] {
-			y[j] = d * float32(int8(q))
+			y[j] = d * smallInts[q]
 		}
 	}
 }
 
 // half returns the value of a half stored low byte first.
 func half(lo, hi byte) float32 { return F16ToF32(uint16(lo) | uint16(hi)<<8) }
+
+// smallInts holds the value of each byte as a signed integer: a quant becomes a float32 by one load, which is
+// quicker than a conversion, and an offset quant (q-8) needs no wider integer.
+var smallInts = func() (table [256]float32) {
+	for b := range table {
+		table[b] = float32(int8(b))
+	}
+	return table
+}()

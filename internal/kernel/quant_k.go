@@ -4,17 +4,25 @@ package kernel
 // (and dmin) scales those: a value is (d·scale)·q, or (d·scale)·q - dmin·min.
 
 // q2_kRow: 16 bytes of scale (low four bits) and min (high four bits) for 16 values each, 64 bytes of quants, d, dmin.
-// Each 32 bytes of quants serve 128 values: two bits of each byte for the first 32 values, the next two for the next 32, and so on.
+// Each 32 bytes of quants serve 128 values: the low two bits of each byte the first 32 values, the next two the next 32, and so on.
 func q2_kRow(dst []float32, src []byte) {
-	for ; len(dst) >= 256; dst, src = dst[256:], src[84:] {
-		y, b := (*[256]float32)(dst), (*[84]byte)(src)
+	for ; len(dst) >= 256 && len(src) >= 84; dst, src = dst[256:], src[84:] {
+		b := (*[84]byte)(src)
 		d, dmin := half(b[80], b[81]), half(b[82], b[83])
+		var scales, mins [16]float32
 		for group, s := range b[:16] {
-			scale, min := d*float32(s&15), dmin*float32(s>>4)
-			from, shift := group/8*32+group%2*16, group%8/2*2
-			quants, out := (*[16]byte)(b[16+from:]), (*[16]float32)(y[group*16:])
+			scales[group], mins[group] = d*smallInts[s&15], dmin*smallInts[s>>4]
+		}
+		for part := range 4 { // 16 bytes of quants, whose values lie 32 apart
+			first := part/2*8 + part%2 // group of the low two bits; those of the others follow in steps of two
+			s, m := (*[7]float32)(scales[first:]), (*[7]float32)(mins[first:])
+			y, quants := dst[first*16:], (*[16]byte)(b[16+part*16:])
+			y0, y1, y2, y3 := (*[16]float32)(y), (*[16]float32)(y[32:]), (*[16]float32)(y[64:]), (*[16]float32)(y[96:])
 			for l, q := range quants {
-				out[l] = float32(scale*float32(q>>shift&3)) - min
+				y0[l] = float32(s[0]*smallInts[q&3]) - m[0]
+				y1[l] = float32(s[2]*smallInts[q>>2&3]) - m[2]
+				y2[l] = float32(s[4]*smallInts[q>>4&3]) - m[4]
+				y3[l] = float32(s[6]*smallInts[q>>6]) - m[6]
 			}
 		}
 	}
@@ -23,18 +31,28 @@ func q2_kRow(dst []float32, src []byte) {
 // q3_kRow: 32 bytes of third bits, 64 bytes of quants' low two bits (as in Q2_K), 12 bytes that pack 16 scales of six bits, d.
 // Bit k of third-bit byte l belongs to value 32k+l, and a quant is offset by 4; a scale is offset by 32.
 func q3_kRow(dst []float32, src []byte) {
-	for ; len(dst) >= 256; dst, src = dst[256:], src[110:] {
-		y, b := (*[256]float32)(dst), (*[110]byte)(src)
+	for ; len(dst) >= 256 && len(src) >= 110; dst, src = dst[256:], src[110:] {
+		b := (*[110]byte)(src)
 		d := half(b[108], b[109])
 		packed := (*[12]byte)(b[96:])
-		for group := range 16 {
+		var scales [16]float32
+		for group := range scales {
 			// Low four bits: a nibble of the first eight bytes; high two bits: a quarter of the last four.
 			s := packed[group%8]>>(group/8*4)&15 | packed[8+group%4]>>(group/4*2)&3<<4
-			scale := d * float32(int(s)-32)
-			from, shift, bit := group/8*32+group%2*16, group%8/2*2, group/2
-			thirds, quants, out := (*[16]byte)(b[group%2*16:]), (*[16]byte)(b[32+from:]), (*[16]float32)(y[group*16:])
+			scales[group] = d * smallInts[s-32]
+		}
+		for part := range 4 {
+			first := part/2*8 + part%2
+			s := (*[7]float32)(scales[first:])
+			y, quants, thirds := dst[first*16:], (*[16]byte)(b[32+part*16:]), (*[16]byte)(b[part%2*16:])
+			y0, y1, y2, y3 := (*[16]float32)(y), (*[16]float32)(y[32:]), (*[16]float32)(y[64:]), (*[16]float32)(y[96:])
+			shift := part / 2 * 4 // the third bits of this half of the values
 			for l, q := range quants {
-				out[l] = scale * float32(int(q>>shift&3)|int(thirds[l]>>bit&1<<2)-4)
+				third := thirds[l] >> (shift & 7)
+				y0[l] = s[0] * smallInts[q&3|third<<2&4-4]
+				y1[l] = s[2] * smallInts[q>>2&3|third<<1&4-4]
+				y2[l] = s[4] * smallInts[q>>4&3|third&4-4]
+				y3[l] = s[6] * smallInts[q>>6|third>>1&4-4]
 			}
 		}
 	}
@@ -43,19 +61,19 @@ func q3_kRow(dst []float32, src []byte) {
 // q4_kRow: d, dmin, 12 bytes that pack 8 scales and 8 minima of six bits, for 32 values each, 128 bytes of quants.
 // Each 32 bytes of quants serve 64 values: the low four bits the first 32, the high four the next 32.
 func q4_kRow(dst []float32, src []byte) {
-	for ; len(dst) >= 256; dst, src = dst[256:], src[144:] {
-		y, b := (*[256]float32)(dst), (*[144]byte)(src)
+	for ; len(dst) >= 256 && len(src) >= 144; dst, src = dst[256:], src[144:] {
+		b := (*[144]byte)(src)
 		d, dmin := half(b[0], b[1]), half(b[2], b[3])
 		packed := (*[12]byte)(b[4:])
 		for pair := range 4 {
-			scale, min := scaleAndMin(packed, 2*pair)
-			lowScale, lowMin := d*scale, dmin*min
-			scale, min = scaleAndMin(packed, 2*pair+1)
-			highScale, highMin := d*scale, dmin*min
-			quants, out := (*[32]byte)(b[16+pair*32:]), (*[64]float32)(y[pair*64:])
+			s0, m0 := scaleAndMin(packed, 2*pair)
+			s1, m1 := scaleAndMin(packed, 2*pair+1)
+			s0, m0, s1, m1 = d*s0, dmin*m0, d*s1, dmin*m1
+			y, quants := dst[pair*64:], (*[32]byte)(b[16+pair*32:])
+			low, high := (*[32]float32)(y), (*[32]float32)(y[32:])
 			for l, q := range quants {
-				out[l] = float32(lowScale*float32(q&15)) - lowMin
-				out[l+32] = float32(highScale*float32(q>>4)) - highMin
+				low[l] = float32(s0*smallInts[q&15]) - m0
+				high[l] = float32(s1*smallInts[q>>4]) - m1
 			}
 		}
 	}
@@ -63,20 +81,20 @@ func q4_kRow(dst []float32, src []byte) {
 
 // q5_kRow: as Q4_K, with 32 bytes of fifth bits before the quants: bit k of byte l belongs to value 32k+l.
 func q5_kRow(dst []float32, src []byte) {
-	for ; len(dst) >= 256; dst, src = dst[256:], src[176:] {
-		y, b := (*[256]float32)(dst), (*[176]byte)(src)
+	for ; len(dst) >= 256 && len(src) >= 176; dst, src = dst[256:], src[176:] {
+		b := (*[176]byte)(src)
 		d, dmin := half(b[0], b[1]), half(b[2], b[3])
 		packed, fifths := (*[12]byte)(b[4:]), (*[32]byte)(b[16:])
 		for pair := range 4 {
-			scale, min := scaleAndMin(packed, 2*pair)
-			lowScale, lowMin := d*scale, dmin*min
-			scale, min = scaleAndMin(packed, 2*pair+1)
-			highScale, highMin := d*scale, dmin*min
-			quants, out := (*[32]byte)(b[48+pair*32:]), (*[64]float32)(y[pair*64:])
+			s0, m0 := scaleAndMin(packed, 2*pair)
+			s1, m1 := scaleAndMin(packed, 2*pair+1)
+			s0, m0, s1, m1 = d*s0, dmin*m0, d*s1, dmin*m1
+			y, quants := dst[pair*64:], (*[32]byte)(b[48+pair*32:])
+			low, high := (*[32]float32)(y), (*[32]float32)(y[32:])
 			for l, q := range quants {
-				fifth := fifths[l] >> (2 * pair)
-				out[l] = float32(lowScale*float32(q&15|fifth&1<<4)) - lowMin
-				out[l+32] = float32(highScale*float32(q>>4|fifth>>1&1<<4)) - highMin
+				fifth := fifths[l] >> (2 * pair & 7)
+				low[l] = float32(s0*smallInts[q&15|fifth<<4&16]) - m0
+				high[l] = float32(s1*smallInts[q>>4|fifth<<3&16]) - m1
 			}
 		}
 	}
@@ -86,17 +104,22 @@ func q5_kRow(dst []float32, src []byte) {
 // Each half of 128 values takes 64 of the low bytes (low nibbles the first 64 values, high nibbles the next) and 32 of the high
 // (two bits for each 32 values, lowest first). A quant is offset by 32.
 func q6_kRow(dst []float32, src []byte) {
-	for ; len(dst) >= 256; dst, src = dst[256:], src[210:] {
-		y, b := (*[256]float32)(dst), (*[210]byte)(src)
+	for ; len(dst) >= 256 && len(src) >= 210; dst, src = dst[256:], src[210:] {
+		b := (*[210]byte)(src)
 		d := half(b[208], b[209])
-		for group, s := range b[192:208] {
-			scale := d * float32(int8(s))
-			within := group % 8 // the group's place in its half
-			low, lowShift := group/8*64+within%4*16, within/4*4
-			high, highShift := group/8*32+within%2*16, within/2*2
-			lows, highs, out := (*[16]byte)(b[low:]), (*[16]byte)(b[128+high:]), (*[16]float32)(y[group*16:])
-			for l, q := range lows {
-				out[l] = scale * float32(int(q>>lowShift&15)|int(highs[l]>>highShift&3<<4)-32)
+		for part := range 4 { // 16 bytes of high bits, whose values lie 32 apart
+			first := part/2*8 + part%2
+			scales := (*[7]byte)(b[192+first:])
+			s0, s1, s2, s3 := d*smallInts[scales[0]], d*smallInts[scales[2]], d*smallInts[scales[4]], d*smallInts[scales[6]]
+			lows := b[part/2*64+part%2*16:]
+			lows0, lows1, highs := (*[16]byte)(lows), (*[16]byte)(lows[32:]), (*[16]byte)(b[128+part*16:])
+			y := dst[first*16:]
+			y0, y1, y2, y3 := (*[16]float32)(y), (*[16]float32)(y[32:]), (*[16]float32)(y[64:]), (*[16]float32)(y[96:])
+			for l, high := range highs {
+				y0[l] = s0 * smallInts[lows0[l]&15|high<<4&48-32]
+				y1[l] = s1 * smallInts[lows1[l]&15|high<<2&48-32]
+				y2[l] = s2 * smallInts[lows0[l]>>4|high&48-32]
+				y3[l] = s3 * smallInts[lows1[l]>>4|high>>2&48-32]
 			}
 		}
 	}
@@ -106,7 +129,7 @@ func q6_kRow(dst []float32, src []byte) {
 // bytes 0 … 3 and 4 … 7; the others have their low four bits in bytes 8 … 11 and their high two atop bytes 0 … 7.
 func scaleAndMin(packed *[12]byte, i int) (scale, min float32) {
 	if i < 4 {
-		return float32(packed[i] & 63), float32(packed[i+4] & 63)
+		return smallInts[packed[i]&63], smallInts[packed[i+4]&63]
 	}
-	return float32(packed[i+4]&15 | packed[i-4]>>6<<4), float32(packed[i+4]>>4 | packed[i]>>6<<4)
+	return smallInts[packed[i+4]&15|packed[i-4]>>6<<4], smallInts[packed[i+4]>>4|packed[i]>>6<<4]
 }
