@@ -83,7 +83,7 @@ func (s Shape) rowsBytes() int { return s.Tokens * s.Dim * s.Type.Size() }
 // validate reports the first number that is out of its bounds.
 func (s Shape) validate() error {
 	if s.Type.Size() == 0 {
-		return fmt.Errorf("KV type: found %d, expected %d (f16) or %d (f32)", uint8(s.Type), F16, F32)
+		return misfit("KV type", s.Type, "f16 (1) or f32 (2)")
 	}
 	for _, f := range []struct {
 		name       string
@@ -92,7 +92,7 @@ func (s Shape) validate() error {
 		{"layers", s.Layers, maxLayers}, {"KV heads", s.Heads, maxHeads}, {"head dimension", s.Dim, maxDim}, {"tokens", s.Tokens, maxTokens},
 	} {
 		if f.value < 1 || f.value > f.max {
-			return fmt.Errorf("%s: found %d, expected 1 to %d", f.name, f.value, f.max)
+			return misfit(f.name, f.value, fmt.Sprintf("1 to %d", f.max))
 		}
 	}
 	return nil
