@@ -246,16 +246,16 @@ func TestBuild_SentencePiece_HasOneDummyPrefix(t *testing.T) {
 		add("<0x"+strings.ToUpper(string("0123456789abcdef"[b>>4])+string("0123456789abcdef"[b&15]))+">", 6, 0)
 	}
 	first := int32(len(v.Tokens))
-	for i, text := range []string{"▁", "S", "a", "▁S", "▁a"} {
+	for i, text := range []string{"▁", "S", "a", "S\n", "▁S", "▁a"} {
 		add(text, 1, float32(i))
 	}
-	const space, letterS, letterA, spaceS, spaceA = 0, 1, 2, 3, 4
+	const letterS, letterA, lineS, spaceS, spaceA = 1, 2, 3, 4, 5
 	tok := newTokenizer(t, v)
 	template, err := prompt.New("", tok, v.EOS)
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks, err := template.BuildChat("S", []prompt.Turn{{Question: "S", Answer: "a"}}, []prompt.Document{{Text: "aS"}}, "S")
+	blocks, err := template.BuildChat("S", []prompt.Turn{{Question: "aS", Answer: "a"}}, []prompt.Document{{Text: "Sa"}}, "S")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,12 +263,12 @@ func TestBuild_SentencePiece_HasOneDummyPrefix(t *testing.T) {
 	if got, want := blocks[0].Tokens, []int32{v.BOS, first + spaceS, nl, nl}; !slices.Equal(got, want) {
 		t.Errorf("system block %d, want %d", got, want)
 	}
-	if got, want := blocks[2].Tokens, []int32{first + letterA, first + letterS, nl, nl}; !slices.Equal(got, want) {
+	if got, want := blocks[2].Tokens, []int32{first + letterS, first + letterA, nl, nl}; !slices.Equal(got, want) {
 		t.Errorf("passage %d, want %d", got, want)
 	}
-	turn := blocks[1].Tokens
-	if !slices.Contains(turn, first+spaceA) || slices.Contains(turn, first+space) {
-		t.Errorf("turn %d: `Answer: a` should end with one token for %q", turn, " a")
+	turn := blocks[1].Tokens // Question: aS\nAnswer: a\n\n
+	if !slices.Contains(turn, first+lineS) || turn[len(turn)-3] != first+spaceA {
+		t.Errorf("turn %d: expected one token (%d) for %q and one (%d) for %q", turn, first+lineS, "S\n", first+spaceA, " a")
 	}
 }
 
