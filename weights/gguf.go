@@ -172,9 +172,13 @@ type description struct {
 func (p *parser) tensors(n int) ([]description, error) {
 	var all []description
 	for i := range n {
-		name, err := p.text(fmt.Sprintf("tensor %d of %d, name", i+1, n))
+		field := fmt.Sprintf("tensor %d of %d, name", i+1, n)
+		name, err := p.text(field)
 		if err != nil {
 			return nil, err
+		}
+		if len(name) == 0 {
+			return nil, p.fail(field, "is empty, expected 1 byte or more")
 		}
 		d := description{name: string(name)}
 		if d.shape, err = p.shape(tensorField(d.name)); err != nil {

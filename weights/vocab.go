@@ -54,16 +54,16 @@ func (f *File) checkVocab(v tokenizer.Vocab) error {
 	needs := []struct {
 		key     string
 		missing bool
-		why     string
+		what    string
 	}{
 		{"tokenizer.ggml.model", v.Model == "", "the kind of vocabulary"},
 		{"tokenizer.ggml.tokens", len(v.Tokens) == 0, "the texts of the tokens"},
-		{"tokenizer.ggml.merges", v.Model == "gpt2" && v.Merges == nil, "which a byte-level (gpt2) vocabulary needs"},
-		{"tokenizer.ggml.scores", v.Model == "llama" && v.Scores == nil, "which a SentencePiece (llama) vocabulary needs"},
+		{"tokenizer.ggml.merges", v.Model == "gpt2" && v.Merges == nil, "by a byte-level (gpt2) vocabulary"},
+		{"tokenizer.ggml.scores", v.Model == "llama" && v.Scores == nil, "by a SentencePiece (llama) vocabulary"},
 	}
 	for _, n := range needs {
 		if n.missing {
-			return f.Errorf(metadataField(n.key), "is missing, expected %s", n.why)
+			return f.Errorf(metadataField(n.key), "is missing, expected %s", n.what)
 		}
 	}
 	size := len(v.Tokens)
