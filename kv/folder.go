@@ -156,7 +156,7 @@ func (f *folder) write(id ID, shape Shape, payload []byte) error {
 	}
 	err = f.fill(file, newHeader(id, shape, f.kernelPath, payload).encode(), payload)
 	if err == nil {
-		err = f.fs.Rename(temp, path) // before the file is closed: until then no one takes it for stale
+		err = f.publish(temp, path, size) // before the file is closed: until then no one takes it for stale
 	}
 	if cerr := file.Close(); err == nil {
 		err = cerr
@@ -175,6 +175,23 @@ func (f *folder) fill(file vfs.File, parts ...[]byte) error {
 		}
 	}
 	return file.Sync()
+}
+
+// publish gives a whole file its name, under the lock, so that a survey sees it under one name and not under both or none.
+func (f *folder) publish(temp, path string, size int64) error {
+	u, err := f.lockUsage()
+	if err != nil {
+		return err
+	}
+	defer u.unlock()
+	_, there := f.fs.Stat(path)
+	if err := f.fs.Rename(temp, path); err != nil {
+		return err
+	}
+	if there == nil { // another process was quicker; its file is replaced by the same bytes
+		_ = u.set(u.bytes - size)
+	}
+	return nil
 }
 
 // giveUp removes a temporary file. Where even that fails, the next survey does it.
@@ -277,6 +294,11 @@ type usage struct {
 // lockUsage takes the lock. A count that is missing or senseless reads as too large, which leads to a survey.
 func (f *folder) lockUsage() (*usage, error) {
 	lock, err := f.fs.Lock(filepath.Join(f.dir, lockName))
+	if errors.Is(err, fs.ErrNotExist) { // someone removed the whole folder
+		if err = f.fs.MkdirAll(f.dir); err == nil {
+			lock, err = f.fs.Lock(filepath.Join(f.dir, lockName))
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
