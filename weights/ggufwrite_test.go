@@ -80,18 +80,24 @@ func (s *sample) drop(key string) {
 
 // add appends a tensor whose data count up from 1.
 func (s *sample) add(name string, typ kernel.Type, dims ...uint64) {
+	rows := 1
+	for _, n := range dims[1:] {
+		rows *= int(n)
+	}
+	data := make([]byte, rows*typ.RowBytes(int(dims[0])))
+	for i := range data {
+		data[i] = byte(i + 1)
+	}
+	s.addData(name, typ, dims, data)
+}
+
+func (s *sample) addData(name string, typ kernel.Type, dims []uint64, data []byte) {
 	for len(s.data)%s.alignment != 0 {
 		s.data = append(s.data, 0)
 	}
 	s.tensors = append(s.tensors, tensorEntry{name, dims, uint32(typ), uint64(len(s.data))})
 	s.tensorCount++
-	rows := 1
-	for _, n := range dims[1:] {
-		rows *= int(n)
-	}
-	for i := range rows * typ.RowBytes(int(dims[0])) {
-		s.data = append(s.data, byte(i+1))
-	}
+	s.data = append(s.data, data...)
 }
 
 func (s *sample) encode() []byte {
