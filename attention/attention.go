@@ -1,0 +1,293 @@
+// Package attention computes softmax attention of a few queries over the keys and values of many blocks, each stored once,
+// at its own local positions (Block-Attention, arXiv 2409.15355): queries + KV segments with offsets → outputs.
+//
+// Letters: T tokens that ask, H query heads, G KV heads (H a multiple of G), D values a head, L tokens of a segment.
+// Queries and outputs are [T × H × D], a segment's keys and values [G × L × D], all row-major.
+//
+// RoPE turns query and key by angles linear in their positions, so ⟨R(p)q, R(Δ+j)k⟩ = ⟨R(p-Δ)q, R(j)k⟩. The paper turns
+// the keys of a block to its new offset Δ; here keys stay as stored, turned to their local position j, and the query is
+// turned by p-Δ for each segment. No copy of the cache is ever made.
+package attention
+
+import (
+	"math"
+
+	"github.com/tessera-llm/tessera/internal/kernel"
+)
+
+// A Segment is the keys and values that one layer keeps of one block: for each KV head K [L × D], then V [L × D].
+// Keys are turned to local positions 0 … L-1. Exactly one of F16 and F32 holds the values; neither is written.
+type Segment struct {
+	F16 []uint16  // IEEE half floats
+	F32 []float32 //
+	Len int       // L
+
+	HeadStride int // values from one KV head's K to the next one's
+	VOffset    int // values from a head's K to its V
+
+	Offset int // Δ: global position of the segment's first token
+}
+
+// Shape is what all segments and queries of a call have in common.
+type Shape struct{ Heads, KVHeads, Dim int }
+
+// Queries are the not yet turned queries of consecutive tokens of one block.
+type Queries struct {
+	Q        []float32 // [T × H × D]
+	Out      []float32 // [T × H × D]; must not alias Q
+	Position int       // global position of the first token
+	Tokens   int       // T
+	Segments []Segment // in the order of the prompt, the queries' own block last
+}
+
+// rowTile is how many tokens share each load of keys and values, keyTile how many keys are scored before the running
+// maximum is looked at again. spanKeys cuts long prompts into stretches of global positions whose partial softmaxes are
+// computed independently and merged in order: work for many threads even when one token asks.
+//
+// All three are counted from the start of a block or prompt, so the order of every sum depends on the prompt alone.
+const (
+	rowTile  = 16
+	keyTile  = 32
+	spanKeys = 2048
+)
+
+// An Attend is the task of computing the outputs of several Queries. It keeps its scratch from call to call; one Attend
+// serves one caller at a time.
+//
+// A token at global position p sees key j of a segment where Offset+j ≤ p: all of the earlier blocks, and its own block
+// causally. Scores are divided by √D. Products and sums are float32.
+type Attend struct {
+	shape Shape
+	rope  *Table
+	batch []Queries
+	items []item
+
+	parts   []float32 // the partial softmaxes of queries that are cut into several spans
+	scratch []scratch // one a worker
+	merging bool
+}
+
+// An item is the attention of up to rowTile tokens, for the query heads of one KV head, over one span of keys.
+type item struct {
+	queries    int // index in the batch
+	head       int // KV head
+	row, rows  int // tokens of the queries
+	span       int
+	spans      int // of these queries
+	part       int // where in parts the first span's partial stands; unused when spans == 1
+	partStride int // from one span's partial to the next
+}
+
+// scratch holds, for rows·H/G queries: the turned queries and the running softmax, and one tile of keys and values.
+type scratch struct {
+	turned, keys, values []float32 // [queries × D], [keyTile × D], [keyTile × D]
+	state                []float32 // [queries × (2 + D)], see partial
+	scores               []float32 // [queries × keyTile]
+}
+
+// Run computes batch[i].Out for every i on the pool. rope must reach the largest position asked for.
+func (a *Attend) Run(pool *kernel.Pool, shape Shape, rope *Table, batch []Queries) {
+	a.shape, a.rope, a.batch = shape, rope, batch
+	a.items = a.items[:0]
+	group := shape.Heads / shape.KVHeads
+	parts := 0
+	for i := range batch {
+		q := &batch[i]
+		for row := 0; row < q.Tokens; row += rowTile {
+			rows := min(rowTile, q.Tokens-row)
+			spans := (q.Position+row+rows-1)/spanKeys + 1
+			stride := rows * group * (2 + shape.Dim)
+			for head := range shape.KVHeads {
+				it := item{queries: i, head: head, row: row, rows: rows, spans: spans, part: parts, partStride: stride}
+				if spans > 1 {
+					parts += spans * stride
+				}
+				for it.span = range spans {
+					a.items = append(a.items, it)
+				}
+			}
+		}
+	}
+	if cap(a.parts) < parts {
+		a.parts = make([]float32, parts)
+	}
+	a.parts = a.parts[:parts]
+	a.reserve(pool.Threads(), rowTile*group)
+	a.merging = false
+	pool.Run(len(a.items), a)
+	if parts > 0 {
+		a.merging = true
+		pool.Run(len(a.items), a)
+	}
+	a.batch = nil
+}
+
+func (a *Attend) reserve(threads, queries int) {
+	d := a.shape.Dim
+	for len(a.scratch) < threads {
+		a.scratch = append(a.scratch, scratch{})
+	}
+	for i := range a.scratch {
+		s := &a.scratch[i]
+		if len(s.turned) < queries*d || len(s.keys) < keyTile*d || len(s.scores) < queries*keyTile {
+			s.turned, s.state = make([]float32, queries*d), make([]float32, queries*(2+d))
+			s.keys, s.values = make([]float32, keyTile*d), make([]float32, keyTile*d)
+			s.scores = make([]float32, queries*keyTile)
+		}
+	}
+}
+
+// Do computes one item: the softmax over one span; or, in the second round, merges the spans of one.
+func (a *Attend) Do(worker, i int) {
+	it := &a.items[i]
+	switch {
+	case a.merging:
+		if it.spans > 1 && it.span == 0 {
+			a.finish(it, a.merge(it))
+		}
+	case it.spans > 1:
+		state := a.parts[it.part+it.span*it.partStride:][:it.partStride]
+		a.attend(it, &a.scratch[worker], state)
+	default:
+		s := &a.scratch[worker]
+		state := s.state[:it.rows*a.shape.Heads/a.shape.KVHeads*(2+a.shape.Dim)]
+		a.attend(it, s, state)
+		a.finish(it, state)
+	}
+}
+
+// attend carries one running softmax over the segments of the item's span, in order.
+func (a *Attend) attend(it *item, s *scratch, state []float32) {
+	q := &a.batch[it.queries]
+	reset(state, a.shape.Dim)
+	from, to := 0, math.MaxInt // global positions of the span's keys
+	if it.spans > 1 {
+		from, to = it.span*spanKeys, (it.span+1)*spanKeys
+	}
+	for i := range q.Segments {
+		seg := &q.Segments[i]
+		lo, hi := max(from-seg.Offset, 0), min(to-seg.Offset, seg.Len)
+		hi = min(hi, q.Position+it.row+it.rows-seg.Offset) // beyond it no row of the item sees
+		if lo >= hi {
+			continue
+		}
+		a.turn(it, q, seg.Offset, s.turned)
+		for tile := lo; tile < hi; tile += keyTile {
+			a.partial(it, q, seg, tile, min(tile+keyTile, hi), s, state)
+		}
+	}
+}
+
+// turn writes the item's queries, turned by their distance from the segment's start and divided by √D, to dst
+// [rows × H/G × D].
+func (a *Attend) turn(it *item, q *Queries, offset int, dst []float32) {
+	d, group := a.shape.Dim, a.shape.Heads/a.shape.KVHeads
+	scale := float32(1 / math.Sqrt(float64(d)))
+	for r := range it.rows {
+		t := it.row + r
+		src := q.Q[(t*a.shape.Heads+it.head*group)*d:][:group*d]
+		out := dst[r*group*d:][:group*d]
+		for i, v := range src {
+			out[i] = v * scale
+		}
+		a.rope.Turn(out, d, q.Position+t-offset)
+	}
+}
+
+// partial adds keys lo … hi-1 of a segment to the running softmax of every query of the item. A query's state is
+// its maximum score m, the sum Σ e^(s-m) and the weighted values Σ e^(s-m)·v [D].
+func (a *Attend) partial(it *item, q *Queries, seg *Segment, lo, hi int, s *scratch, state []float32) {
+	d, group, n := a.shape.Dim, a.shape.Heads/a.shape.KVHeads, hi-lo
+	k := seg.rows(seg.HeadStride*it.head+lo*d, n*d, s.keys)
+	v := seg.rows(seg.HeadStride*it.head+seg.VOffset+lo*d, n*d, s.values)
+	kernel.DotRows(s.scores[:it.rows*group*n], s.turned[:it.rows*group*d], k, d)
+	for r := range it.rows {
+		visible := min(q.Position+it.row+r-seg.Offset+1-lo, n)
+		if visible <= 0 {
+			continue
+		}
+		for h := r * group; h < (r+1)*group; h++ {
+			add(state[h*(2+d):][:2+d], s.scores[h*n:][:visible], v)
+		}
+	}
+}
+
+// rows returns n values from position at on as float32, in place or by way of buf.
+func (seg *Segment) rows(at, n int, buf []float32) []float32 {
+	if seg.F32 != nil {
+		return seg.F32[at : at+n]
+	}
+	kernel.F16ToF32s(buf[:n], seg.F16[at:at+n])
+	return buf[:n]
+}
+
+// reset makes every query's state that of an empty softmax.
+func reset(state []float32, d int) {
+	clear(state)
+	for h := 0; h < len(state); h += 2 + d {
+		state[h] = float32(math.Inf(-1))
+	}
+}
+
+// add takes scored values into one query's state. It overwrites scores.
+func add(state, scores, v []float32) {
+	m, sum, acc := state[0], state[1], state[2:]
+	top := m
+	for _, s := range scores {
+		top = max(top, s)
+	}
+	if top > m {
+		shrink := kernel.Exp(m - top)
+		sum *= shrink
+		kernel.Scale(acc, shrink)
+		m = top
+	}
+	for i, s := range scores {
+		e := kernel.Exp(s - m)
+		scores[i] = e
+		sum += e
+	}
+	kernel.AddWeighted(acc, scores, v)
+	state[0], state[1] = m, sum
+}
+
+// merge folds the partial softmaxes of an item's spans into the first one by log-sum-exp, in order of the spans.
+func (a *Attend) merge(it *item) []float32 {
+	d := a.shape.Dim
+	first := a.parts[it.part:][:it.partStride]
+	for span := 1; span < it.spans; span++ {
+		next := a.parts[it.part+span*it.partStride:][:it.partStride]
+		for h := 0; h < len(first); h += 2 + d {
+			mergeState(first[h:][:2+d], next[h:][:2+d])
+		}
+	}
+	return first
+}
+
+func mergeState(a, b []float32) {
+	top := max(a[0], b[0])
+	if math.IsInf(float64(top), -1) {
+		return // neither has seen a key
+	}
+	wa, wb := kernel.Exp(a[0]-top), kernel.Exp(b[0]-top)
+	a[0] = top
+	for i := 1; i < len(a); i++ {
+		a[i] = float32(a[i]*wa) + float32(b[i]*wb)
+	}
+}
+
+// finish divides the weighted values by their sum and writes them to the output.
+func (a *Attend) finish(it *item, state []float32) {
+	q := &a.batch[it.queries]
+	d, group := a.shape.Dim, a.shape.Heads/a.shape.KVHeads
+	for r := range it.rows {
+		for h := range group {
+			st := state[(r*group+h)*(2+d):][:2+d]
+			out := q.Out[((it.row+r)*a.shape.Heads+it.head*group+h)*d:][:d]
+			inv := 1 / st[1]
+			for i, v := range st[2:] {
+				out[i] = v * inv
+			}
+		}
+	}
+}

@@ -1,0 +1,26 @@
+//go:build amd64 && !purego
+
+package kernel
+
+import "golang.org/x/sys/cpu"
+
+func detect() featureSet {
+	// Every CPU with AVX2 has F16C; x/sys/cpu does not report it.
+	return featureSet{avx2: cpu.X86.HasAVX2 && cpu.X86.HasFMA}
+}
+
+// dot4x2AVX2 writes Σ_k w_j[k]·x_0[k] for the four rows of weights to out[0:4], and for x_1 to out[4:8]. n is at least 8.
+// Eight partial sums, k mod 8, are added pairwise at the end.
+//
+//go:noescape
+func dot4x2AVX2(w0, w1, w2, w3, x0, x1 *float32, n int, out *[2 * panelRows]float32)
+
+// addWeightedAVX2 adds Σ_j p[j]·v[j·d + i] to acc[i] for i below d, a multiple of 8, in ascending j.
+//
+//go:noescape
+func addWeightedAVX2(acc, p, v *float32, d, rows int)
+
+// f16ToF32AVX2 converts n values, a multiple of 8.
+//
+//go:noescape
+func f16ToF32AVX2(dst *float32, src *uint16, n int)

@@ -1,0 +1,122 @@
+package kernel
+
+// DotRows writes the products of every row of x with every row of w, rows of k values, to dst [rows of x × rows of w].
+// Each is one sum in the order of MatMul's.
+func DotRows(dst, x, w []float32, k int) {
+	m := len(w) / k
+	row := func(j int) []float32 { return w[min(j, m-1)*k:][:k] }
+	for j := 0; j < m; j += panelRows {
+		n := min(panelRows, m-j)
+		w0, w1, w2, w3 := row(j), row(j+1), row(j+2), row(j+3)
+		t, rows := 0, len(x)/k
+		for ; t+1 < rows; t += 2 {
+			sums := dot4x2(w0, w1, w2, w3, x[t*k:][:k], x[(t+1)*k:][:k])
+			copy(dst[t*m+j:][:n], sums[:])
+			copy(dst[(t+1)*m+j:][:n], sums[panelRows:])
+		}
+		if t < rows {
+			sums := dot4(w0, w1, w2, w3, x[t*k:][:k])
+			copy(dst[t*m+j:][:n], sums[:])
+		}
+	}
+}
+
+// dot4x2 is Σ_k w_j[k]·x_i[k] for four rows of weights and two of activations, all of len(w0) values: x0's four sums,
+// then x1's.
+func dot4x2(w0, w1, w2, w3, x0, x1 []float32) (sums [2 * panelRows]float32) {
+	n := len(w0)
+	w1, w2, w3, x0, x1 = w1[:n], w2[:n], w3[:n], x0[:n], x1[:n]
+	if features.avx2 && n >= 8 {
+		dot4x2AVX2(&w0[0], &w1[0], &w2[0], &w3[0], &x0[0], &x1[0], n, &sums)
+		return sums
+	}
+	a, b := dot4(w0, w1, w2, w3, x0), dot4(w0, w1, w2, w3, x1)
+	copy(sums[:], a[:])
+	copy(sums[panelRows:], b[:])
+	return sums
+}
+
+// dot4 is dot4x2 for one row of activations: the same sums in the same order.
+func dot4(w0, w1, w2, w3, x []float32) (sums [panelRows]float32) {
+	n := len(w0)
+	w1, w2, w3, x = w1[:n], w2[:n], w3[:n], x[:n]
+	if features.avx2 && n >= 8 {
+		twice := dot4x2(w0, w1, w2, w3, x, x)
+		copy(sums[:], twice[:])
+		return sums
+	}
+	return dot4Portable(w0, w1, w2, w3, x)
+}
+
+// dot4Portable sums in ascending k. The conversions to float32 forbid a fused multiply-add, which would round differently
+// on machines that have one. Five slices of one length is what the compiler keeps in registers: with a second row of
+// activations it spills sums, and the loop takes longer than two of these.
+func dot4Portable(w0, w1, w2, w3, x []float32) [panelRows]float32 {
+	n := len(w0)
+	w1, w2, w3, x = w1[:n], w2[:n], w3[:n], x[:n]
+	var a0, a1, a2, a3 float32
+	for k, w := range w0 {
+		p := x[k]
+		a0 += float32(w * p)
+		a1 += float32(w1[k] * p)
+		a2 += float32(w2[k] * p)
+		a3 += float32(w3[k] * p)
+	}
+	return [panelRows]float32{a0, a1, a2, a3}
+}
+
+// AddWeighted adds Σ_j p[j]·v[j] to acc [D], v being rows of D values, in ascending j.
+func AddWeighted(acc, p, v []float32) {
+	d, j := len(acc), 0
+	v = v[:len(p)*d]
+	if features.avx2 && d > 0 && d%8 == 0 && len(p) > 0 {
+		addWeightedAVX2(&acc[0], &p[0], &v[0], d, len(p))
+		return
+	}
+	for ; j+4 <= len(p); j += 4 {
+		p0, p1, p2, p3 := p[j], p[j+1], p[j+2], p[j+3]
+		v0, v1, v2, v3 := v[j*d:][:d], v[(j+1)*d:][:d], v[(j+2)*d:][:d], v[(j+3)*d:][:d]
+		for i := range acc {
+			s := acc[i]
+			s += float32(p0 * v0[i])
+			s += float32(p1 * v1[i])
+			s += float32(p2 * v2[i])
+			s += float32(p3 * v3[i])
+			acc[i] = s
+		}
+	}
+	for ; j < len(p); j++ {
+		pj, row := p[j], v[j*d:][:d]
+		for i := range acc {
+			acc[i] += float32(pj * row[i])
+		}
+	}
+}
+
+// Scale multiplies x by f.
+func Scale(x []float32, f float32) {
+	for i := range x {
+		x[i] *= f
+	}
+}
+
+// F16ToF32s converts half floats.
+func F16ToF32s(dst []float32, src []uint16) {
+	dst = dst[:len(src)]
+	i := 0
+	if features.avx2 && len(src) >= 8 {
+		i = len(src) &^ 7
+		f16ToF32AVX2(&dst[0], &src[0], i)
+	}
+	for ; i < len(src); i++ {
+		dst[i] = F16ToF32(src[i])
+	}
+}
+
+// F32ToF16s converts to half floats, rounding to nearest, ties to even.
+func F32ToF16s(dst []uint16, src []float32) {
+	dst = dst[:len(src)]
+	for i, f := range src {
+		dst[i] = F32ToF16(f)
+	}
+}

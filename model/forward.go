@@ -1,0 +1,371 @@
+package model
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/tessera-llm/tessera/attention"
+	"github.com/tessera-llm/tessera/internal/kernel"
+	"github.com/tessera-llm/tessera/kv"
+)
+
+// A KV is the keys and values of one block: the payload of a stored block, or one being filled.
+type KV struct {
+	Shape   kv.Shape // Shape.Tokens is the room
+	Payload []byte   // laid out as Shape says
+	Len     int      // tokens filled, from the first on
+}
+
+// NewKV makes an empty KV with room for n tokens.
+func (m *Model) NewKV(t kv.Type, n int) *KV {
+	shape := m.KVShape(t, n)
+	return &KV{Shape: shape, Payload: kv.Alloc(shape.Bytes())}
+}
+
+// A Sequence is new tokens of one block. They attend to Past, the blocks before theirs, and causally to their own block.
+type Sequence struct {
+	Tokens []int32
+	Past   []*KV // in the order of the prompt; a block computed by an earlier Sequence of the same batch may be among them
+	KV     *KV   // their own block: its Len tokens come before Tokens; theirs are added
+
+	// Logits is called for tokens LogitsFrom, LogitsFrom+1 … of Tokens, in order, with the logits [V] of what follows
+	// each; the slice is reused after the call. Nil: no logits.
+	LogitsFrom int
+	Logits     func(i int, logits []float32)
+}
+
+// A FaultError says that reading a mapped file failed: it became shorter after it was opened.
+type FaultError struct{ Addr uintptr }
+
+func (e *FaultError) Error() string {
+	return fmt.Sprintf("a mapped file was cut short while it was read (address %#x)", e.Addr)
+}
+
+// maxRows bounds the tokens that pass the layers together, and so the workspace; outputRows those of the output head.
+const (
+	maxRows    = 512
+	outputRows = 16
+)
+
+// A Workspace is the memory and the threads of one computation at a time.
+type Workspace struct {
+	model *Model
+	pool  *kernel.Pool
+
+	parts []part
+	rows  int
+
+	hidden, normed      []float32 // [T × C]
+	query, attended     []float32 // [T × H × D]
+	key, value          []float32 // [T × G × D]
+	gate, up            []float32 // [T × F]
+	logits              []float32 // [outputRows × V]
+	product, productAdd kernel.MatMul
+	attend              attention.Attend
+	queries             []attention.Queries
+	segments            []attention.Segment
+	rowsTask            rowsTask
+	layerIndex          int
+}
+
+// part is the rows of one sequence in the batch that is passing the layers.
+type part struct {
+	seq   *Sequence
+	from  int // first of the sequence's tokens
+	row   int // its row in the batch
+	rows  int
+	local int // its position in its block
+	past  int // tokens in Past
+}
+
+// NewWorkspace makes a workspace with threads workers, which live until Close.
+func (m *Model) NewWorkspace(threads int) *Workspace {
+	w := &Workspace{model: m, pool: kernel.NewPool(threads)}
+	w.productAdd.Add = true
+	w.rowsTask.w = w
+	return w
+}
+
+// Close ends the workers.
+func (w *Workspace) Close() { w.pool.Close() }
+
+// Forward computes the sequences: fills their KV and calls their Logits. Results do not depend on what else is in the
+// batch, nor on the number of threads. Sequences may depend on earlier ones of the batch. progress, if not nil, is told
+// the number of tokens done so far. On an error KVs are as they were, as far as Len tells.
+func (w *Workspace) Forward(ctx context.Context, batch []Sequence, progress func(tokens int)) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	lens := make([]int, len(batch))
+	for i := range batch {
+		lens[i] = batch[i].KV.Len
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			fault, ok := v.(interface{ Addr() uintptr })
+			if !ok {
+				panic(v)
+			}
+			err = &FaultError{fault.Addr()}
+		}
+		if err != nil {
+			for i := range batch {
+				batch[i].KV.Len = lens[i]
+			}
+		}
+	}()
+	if err := w.check(batch); err != nil {
+		return err
+	}
+	done, seq, from := 0, 0, 0
+	for seq < len(batch) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		seq, from = w.gather(batch, seq, from)
+		w.pass()
+		done += w.rows
+		if progress != nil {
+			progress(done)
+		}
+	}
+	return nil
+}
+
+func (w *Workspace) check(batch []Sequence) error {
+	for i := range batch {
+		s := &batch[i]
+		if room := s.KV.Shape.Tokens - s.KV.Len; len(s.Tokens) > room {
+			return fmt.Errorf("%d tokens for a block with room for %d", len(s.Tokens), room)
+		}
+		for _, id := range s.Tokens {
+			if id < 0 || int(id) >= w.model.Vocabulary {
+				return fmt.Errorf("token id %d; the vocabulary has 0 to %d", id, w.model.Vocabulary-1)
+			}
+		}
+	}
+	return nil
+}
+
+// gather makes the next batch of at most maxRows rows, starting at token from of sequence seq, and returns where it ended.
+func (w *Workspace) gather(batch []Sequence, seq, from int) (int, int) {
+	w.parts, w.rows = w.parts[:0], 0
+	for seq < len(batch) && w.rows < maxRows {
+		s := &batch[seq]
+		n := min(len(s.Tokens)-from, maxRows-w.rows)
+		p := part{seq: s, from: from, row: w.rows, rows: n, local: s.KV.Len}
+		for _, b := range s.Past {
+			p.past += b.Len
+		}
+		if n > 0 {
+			w.parts = append(w.parts, p)
+		}
+		w.rows += n
+		// Counted as filled at once: later rows of this batch see them, in each layer after these rows have stored theirs.
+		s.KV.Len += n
+		if from += n; from == len(s.Tokens) {
+			seq, from = seq+1, 0
+		}
+	}
+	return seq, from
+}
+
+// pass takes the gathered rows through the model.
+func (w *Workspace) pass() {
+	m, c := w.model, &w.model.Config
+	if w.rows == 0 {
+		return
+	}
+	w.reserve()
+	for i := range w.parts {
+		p := &w.parts[i]
+		m.rope.Reach(p.past + p.local + p.rows)
+		for t := range p.rows {
+			m.embedding.Row(w.hidden[(p.row+t)*c.Hidden:], int(p.seq.Tokens[p.from+t]))
+		}
+	}
+	for i := range m.layers {
+		w.layerIndex = i
+		w.attention(&m.layers[i])
+		w.feedForward(&m.layers[i])
+	}
+	w.output()
+}
+
+// attention adds the layer's attention to the hidden state, and stores the new keys and values.
+func (w *Workspace) attention(l *layer) {
+	m := w.model
+	w.each(normAttention)
+	w.product.Run(w.pool, w.query, w.normed, w.rows, &l.query)
+	w.product.Run(w.pool, w.key, w.normed, w.rows, &l.key)
+	w.product.Run(w.pool, w.value, w.normed, w.rows, &l.value)
+	w.each(storeKV)
+	w.queries, w.segments = w.queries[:0], w.segments[:0]
+	for i := range w.parts {
+		p := &w.parts[i]
+		first := len(w.segments)
+		offset := 0
+		for _, b := range p.seq.Past {
+			w.segments = append(w.segments, b.segment(w.layerIndex, offset))
+			offset += b.Len
+		}
+		w.segments = append(w.segments, p.seq.KV.segment(w.layerIndex, offset))
+		width := m.Heads * m.HeadDim
+		w.queries = append(w.queries, attention.Queries{
+			Q: w.query[p.row*width:][:p.rows*width], Out: w.attended[p.row*width:][:p.rows*width],
+			Position: p.past + p.local, Tokens: p.rows,
+			Segments: w.segments[first:len(w.segments):len(w.segments)],
+		})
+	}
+	w.attend.Run(w.pool, attention.Shape{Heads: m.Heads, KVHeads: m.KVHeads, Dim: m.HeadDim}, m.rope, w.queries)
+	w.productAdd.Run(w.pool, w.hidden, w.attended, w.rows, &l.attentionOut)
+	if l.attentionOutBias != nil {
+		kernel.AddRows(w.hidden[:w.rows*m.Hidden], l.attentionOutBias)
+	}
+}
+
+// feedForward adds down(silu(gate(x))·up(x)) to the hidden state.
+func (w *Workspace) feedForward(l *layer) {
+	w.each(normFeedForward)
+	w.product.Run(w.pool, w.gate, w.normed, w.rows, &l.gate)
+	w.product.Run(w.pool, w.up, w.normed, w.rows, &l.up)
+	w.each(swiGLU)
+	w.productAdd.Run(w.pool, w.hidden, w.gate, w.rows, &l.down)
+}
+
+// output calls the sequences' Logits, outputRows tokens of one sequence at a time.
+func (w *Workspace) output() {
+	m := w.model
+	for i := range w.parts {
+		p := &w.parts[i]
+		if p.seq.Logits == nil {
+			continue
+		}
+		for t := max(p.seq.LogitsFrom-p.from, 0); t < p.rows; t += outputRows {
+			n := min(outputRows, p.rows-t)
+			kernel.RMSNorm(w.normed[:n*m.Hidden], w.hidden[(p.row+t)*m.Hidden:][:n*m.Hidden], m.norm, m.NormEpsilon)
+			w.product.Run(w.pool, w.logits, w.normed, n, &m.output)
+			for j := range n {
+				p.seq.Logits(p.from+t+j, w.logits[j*m.Vocabulary:][:m.Vocabulary])
+			}
+		}
+	}
+}
+
+// segment is one layer of a block, as attention reads it.
+func (b *KV) segment(layer, offset int) attention.Segment {
+	s := attention.Segment{Len: b.Len, Offset: offset}
+	size := b.Shape.Type.Size()
+	k, _ := b.Shape.K(layer, 0)
+	v, _ := b.Shape.V(layer, 0)
+	s.VOffset, s.HeadStride = (v-k)/size, b.Shape.LayerBytes()/b.Shape.Heads/size
+	data := b.Payload[k:][:b.Shape.LayerBytes()]
+	if b.Shape.Type == kv.F32 {
+		s.F32 = kernel.Floats(data)
+	} else {
+		s.F16 = kernel.Halves(data)
+	}
+	return s
+}
+
+// reserve makes the buffers large enough for the gathered rows.
+func (w *Workspace) reserve() {
+	c := &w.model.Config
+	grow := func(buf *[]float32, width int) {
+		if n := w.rows * width; cap(*buf) < n {
+			*buf = make([]float32, n)
+		} else {
+			*buf = (*buf)[:n]
+		}
+	}
+	grow(&w.hidden, c.Hidden)
+	grow(&w.normed, c.Hidden)
+	grow(&w.query, c.Heads*c.HeadDim)
+	grow(&w.attended, c.Heads*c.HeadDim)
+	grow(&w.key, c.KVHeads*c.HeadDim)
+	grow(&w.value, c.KVHeads*c.HeadDim)
+	grow(&w.gate, c.FeedForward)
+	grow(&w.up, c.FeedForward)
+	if w.logits == nil {
+		w.logits = make([]float32, outputRows*c.Vocabulary)
+	}
+}
+
+// A rowsTask is work on activations row by row; an item is itemRows rows.
+type rowsTask struct {
+	w    *Workspace
+	step step
+}
+
+type step int
+
+const (
+	normAttention step = iota
+	storeKV
+	normFeedForward
+	swiGLU
+)
+
+const itemRows = 16
+
+// each runs a step over all rows on the pool.
+func (w *Workspace) each(s step) {
+	w.rowsTask.step = s
+	w.pool.Run((w.rows+itemRows-1)/itemRows, &w.rowsTask)
+}
+
+// Do runs the step for one item's rows.
+func (t *rowsTask) Do(_, i int) {
+	w, c := t.w, &t.w.model.Config
+	l := &w.model.layers[w.layerIndex]
+	from, to := i*itemRows, min((i+1)*itemRows, w.rows)
+	switch t.step {
+	case normAttention:
+		kernel.RMSNorm(w.normed[from*c.Hidden:to*c.Hidden], w.hidden[from*c.Hidden:to*c.Hidden], l.attentionNorm, c.NormEpsilon)
+	case normFeedForward:
+		kernel.RMSNorm(w.normed[from*c.Hidden:to*c.Hidden], w.hidden[from*c.Hidden:to*c.Hidden], l.feedForwardNorm, c.NormEpsilon)
+	case swiGLU:
+		kernel.SwiGLU(w.gate[from*c.FeedForward:to*c.FeedForward], w.up[from*c.FeedForward:to*c.FeedForward])
+	case storeKV:
+		for p := range w.parts {
+			w.store(l, &w.parts[p], from, to)
+		}
+	}
+}
+
+// store adds biases to queries, keys and values of rows from … to-1 of the batch, as far as they belong to part p, turns
+// the keys to their local positions and writes keys and values to the part's block.
+func (w *Workspace) store(l *layer, p *part, from, to int) {
+	c := &w.model.Config
+	width := c.KVHeads * c.HeadDim
+	block := p.seq.KV
+	for row := max(from, p.row); row < min(to, p.row+p.rows); row++ {
+		local := p.local + row - p.row
+		k, v := w.key[row*width:][:width], w.value[row*width:][:width]
+		if l.queryBias != nil {
+			kernel.AddRows(w.query[row*c.Heads*c.HeadDim:][:c.Heads*c.HeadDim], l.queryBias)
+		}
+		if l.keyBias != nil {
+			kernel.AddRows(k, l.keyBias)
+		}
+		if l.valueBias != nil {
+			kernel.AddRows(v, l.valueBias)
+		}
+		w.model.rope.Turn(k, c.HeadDim, local)
+		for head := range c.KVHeads {
+			at, n := block.Shape.K(w.layerIndex, head)
+			write(block, at, n, local, k[head*c.HeadDim:][:c.HeadDim])
+			at, n = block.Shape.V(w.layerIndex, head)
+			write(block, at, n, local, v[head*c.HeadDim:][:c.HeadDim])
+		}
+	}
+}
+
+// write stores one token's values of one head in the matrix of n bytes at byte at of the block's payload.
+func write(b *KV, at, n, token int, values []float32) {
+	matrix := b.Payload[at:][:n]
+	if b.Shape.Type == kv.F32 {
+		copy(kernel.Floats(matrix)[token*len(values):], values)
+	} else {
+		kernel.F32ToF16s(kernel.Halves(matrix)[token*len(values):][:len(values)], values)
+	}
+}
