@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -649,12 +650,25 @@ func TestStore_ManyGoroutines(t *testing.T) {
 }
 
 func TestGet_OfOneBlockByMany_ReadsTheFileOnce(t *testing.T) {
-	s, _, _ := openLarge(t)
+	files := vfs.NewMem()
+	s, _ := open(t, files, "/kv", Options{})
+	put(t, s, 0)
+	s.Close()
+	s, _ = open(t, files, "/kv", Options{})
+	checked(t, s)
+	var reads atomic.Int64
+	files.Fail = func(op vfs.Op, _ string) error {
+		if op == vfs.OpMap {
+			reads.Add(1)
+			time.Sleep(20 * time.Millisecond) // the others come meanwhile
+		}
+		return nil
+	}
 	var wg sync.WaitGroup
 	sources := make([]Source, 8)
 	for i := range sources {
 		wg.Go(func() {
-			l, err := s.Get(idOf(0), large)
+			l, err := s.Get(idOf(0), small)
 			if err != nil {
 				t.Error(err)
 				return
@@ -666,6 +680,76 @@ func TestGet_OfOneBlockByMany_ReadsTheFileOnce(t *testing.T) {
 	wg.Wait()
 	slices.Sort(sources)
 	want(t, "sources", sources, "[ram ram ram ram ram ram ram disk]")
+	want(t, "times the file was read", reads.Load(), 1)
+}
+
+// heldSync is a file system on which a written file is not synced before goOn is closed.
+type heldSync struct {
+	vfs.FS
+	reached, goOn chan struct{}
+}
+
+type heldFile struct {
+	vfs.File
+	h heldSync
+}
+
+func (h heldSync) CreateTemp(path string, size int64) (vfs.File, error) {
+	f, err := h.FS.CreateTemp(path, size)
+	return heldFile{f, h}, err
+}
+
+func (f heldFile) Sync() error {
+	f.h.reached <- struct{}{}
+	<-f.h.goOn
+	return f.File.Sync()
+}
+
+func TestDrop_OfABlockBeingWritten_WaitsAndRemovesIt(t *testing.T) {
+	files := heldSync{vfs.NewMem(), make(chan struct{}, 1), make(chan struct{})}
+	s, _ := open(t, files, "/kv", Options{})
+	put(t, s, 0)
+	<-files.reached
+	done := make(chan error)
+	go func() {
+		_, _, err := s.Drop(idOf(0))
+		done <- err
+	}()
+	select {
+	case <-done:
+		t.Fatal("Drop returned before the file got its name")
+	case <-time.After(30 * time.Millisecond):
+	}
+	close(files.goOn)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	checked(t, s)
+	want(t, "afterwards", get(t, s, 0), "missing")
+}
+
+func TestSetAside_LeavesAFileThatHasTakenThePlaceOfTheBadOne(t *testing.T) {
+	s, _, path := openLarge(t)
+	l, err := s.Get(idOf(0), large)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{os.Truncate(path, 0), os.Remove(path), os.WriteFile(path, good, 0o600)} { // as another process does
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.SetAside(idOf(0), errors.New("for the test"))
+	l.Close()
+	l, err = s.Get(idOf(0), large)
+	if err != nil || l.Source() != Disk {
+		t.Fatalf("got %v, want the new file", err)
+	}
+	l.Close()
 }
 
 func TestStore_Closed_SaysSo(t *testing.T) {
