@@ -1,0 +1,187 @@
+package tessera
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tessera-llm/tessera/corpus"
+	"github.com/tessera-llm/tessera/engine"
+	"github.com/tessera-llm/tessera/prompt"
+)
+
+// passageTokens is about how long a passage gets when a long document is split, DefaultPassages how many a question gets.
+const (
+	passageTokens    = 150
+	DefaultPassages  = 10
+	DefaultMaxTokens = 128
+)
+
+// Attention is the mode of a question: see the engine's Full and Block.
+type Attention string
+
+const (
+	// Auto takes Block where the model carries a passing block evaluation, otherwise Full with a warning.
+	Auto  Attention = "auto"
+	Block Attention = Attention(engine.Block)
+	Full  Attention = Attention(engine.Full)
+)
+
+// A Question is asked of documents. Only Text is needed.
+type Question struct {
+	Text      string            // without Documents, lines that are exactly [[block]] cut it into passages and the question
+	Documents []corpus.Document // split into passages where they are long
+	Passages  int               // how many passages the prompt holds at most, the best by BM25; 0: DefaultPassages
+	System    string            // system message; "": prompt.DefaultSystem
+	Attention Attention         // "": Auto
+	MaxTokens int               // 0: DefaultMaxTokens
+	engine.Sampling
+
+	Emit     func(text string) error // is given the answer as it comes; may be nil
+	Progress func(done, total int)   // is told how many tokens of the prompt are computed; may be nil
+}
+
+// Ask answers a question: documents → passages → blocks → keys and values, stored or computed → final block → answer.
+func (t *Tessera) Ask(ctx context.Context, q Question) (*Receipt, error) {
+	start := time.Now()
+	attention, err := t.attention(q.Attention)
+	if err != nil {
+		return nil, err
+	}
+	documents, question, err := t.passages(ctx, &q)
+	if err != nil {
+		return nil, err
+	}
+	blocks, err := t.template.Build(q.System, documents, question)
+	if err != nil {
+		return nil, err
+	}
+	maxTokens := q.MaxTokens
+	if maxTokens == 0 {
+		maxTokens = DefaultMaxTokens
+	}
+	prepared := time.Since(start)
+	r, err := t.engine.Generate(ctx, engine.Request{
+		Blocks: blocks, Attention: attention, Sampling: q.Sampling, MaxTokens: maxTokens,
+		Emit: q.Emit, Progress: q.Progress,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return t.receipt(r, attention, blocks, documents, prepared), nil
+}
+
+// attention resolves Auto. No adapter with an evaluation of block mode can be loaded yet, so Auto is Full for every model.
+func (t *Tessera) attention(a Attention) (engine.Attention, error) {
+	switch a {
+	case Block, Full:
+		return engine.Attention(a), nil
+	case Auto, "":
+		t.warnFull.Do(func() { t.warn(&UntunedError{Model: t.name}) })
+		return engine.Full, nil
+	}
+	return "", fmt.Errorf("attention: %q; want %s, %s or %s", a, Auto, Block, Full)
+}
+
+// UntunedError warns that Auto took full attention.
+type UntunedError struct{ Model string }
+
+func (e *UntunedError) Error() string {
+	return fmt.Sprintf("%s carries no evaluation of block attention: answering with full attention", e.Model)
+}
+
+// ErrNoQuestion: the question is empty.
+var ErrNoQuestion = errors.New("the question is empty")
+
+// passages are the documents as they go into the prompt, and the question.
+func (t *Tessera) passages(ctx context.Context, q *Question) ([]prompt.Document, string, error) {
+	documents, question := []prompt.Document(nil), q.Text
+	if q.Documents == nil {
+		documents, question = prompt.Split(q.Text)
+	}
+	if strings.TrimSpace(question) == "" {
+		return nil, "", ErrNoQuestion
+	}
+	if q.Documents == nil {
+		return documents, question, nil
+	}
+	k := q.Passages
+	if k == 0 {
+		k = DefaultPassages
+	}
+	all := corpus.Split(q.Documents, passageTokens, func(text string) int { return len(t.tok.EncodeContinued(text)) })
+	best, err := corpus.Rank(ctx, all, question, k)
+	if err != nil {
+		return nil, "", err
+	}
+	for _, p := range best {
+		documents = append(documents, prompt.Document{ID: p.ID, Title: p.Title, Text: p.Text})
+	}
+	return documents, question, nil
+}
+
+// A Receipt is the answer and what it took, in the JSON form that `tessera ask --json` prints.
+type Receipt struct {
+	Schema    int            `json:"schema"` // 1
+	Answer    string         `json:"answer"`
+	Finish    engine.Finish  `json:"finish"`
+	Model     string         `json:"model"`
+	Adapter   *string        `json:"adapter"`
+	Attention string         `json:"attention"`
+	Blocks    []ReceiptBlock `json:"blocks"`
+	Usage     ReceiptUsage   `json:"usage"`
+	Timings   ReceiptTimings `json:"timings"`
+	FLOPs     ReceiptFLOPs   `json:"flops"`
+}
+
+// A ReceiptBlock is one block of the prompt.
+type ReceiptBlock struct {
+	Kind   string `json:"kind"` // system, passage or query
+	ID     string `json:"id"`
+	Doc    string `json:"doc,omitempty"` // the passage's id
+	Title  string `json:"title,omitempty"`
+	Tokens int    `json:"tokens"`
+	Source string `json:"source"` // computed, ram or disk
+}
+
+// ReceiptUsage counts tokens; cached ones are those of the prompt whose keys and values were found, not computed.
+type ReceiptUsage struct {
+	Prompt     int `json:"prompt_tokens"`
+	Cached     int `json:"cached_tokens"`
+	Completion int `json:"completion_tokens"`
+}
+
+// ReceiptTimings are in milliseconds. TTFT counts from the question to the first token, the model's loading apart.
+type ReceiptTimings struct {
+	Load    float64 `json:"load_ms"`
+	KV      float64 `json:"kv_ms"`
+	Prefill float64 `json:"prefill_ms"`
+	TTFT    float64 `json:"ttft_ms"`
+	Decode  float64 `json:"decode_ms"`
+}
+
+// ReceiptFLOPs are floating-point operations up to the first token, of the matrices alone and with attention.
+type ReceiptFLOPs struct {
+	Matrices float64 `json:"matrices"`
+	Total    float64 `json:"total"`
+}
+
+func (t *Tessera) receipt(r *engine.Receipt, attention engine.Attention, blocks []prompt.Block, documents []prompt.Document, prepared time.Duration) *Receipt {
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	out := &Receipt{
+		Schema: 1, Answer: strings.TrimSpace(r.Text), Finish: r.Finish, Model: t.name, Attention: string(attention),
+		Usage:   ReceiptUsage{r.Prompt, r.Cached, r.Completion},
+		Timings: ReceiptTimings{ms(t.load), ms(r.Lookup), ms(r.Prefill), ms(prepared + r.TTFT), ms(r.Decode)},
+		FLOPs:   ReceiptFLOPs{r.MatrixFLOPs, r.MatrixFLOPs + r.AttentionFLOPs},
+	}
+	for i, b := range r.Blocks {
+		rb := ReceiptBlock{Kind: string(blocks[i].Kind), ID: b.ID.String(), Tokens: b.Tokens, Source: b.Source.String()}
+		if d := blocks[i].Doc; d >= 0 {
+			rb.Doc, rb.Title = documents[d].ID, documents[d].Title
+		}
+		out.Blocks = append(out.Blocks, rb)
+	}
+	return out
+}

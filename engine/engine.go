@@ -1,0 +1,249 @@
+// Package engine answers prompts made of blocks: blocks + sampling → tokens. It finds the keys and values of each block in
+// the store, computes the missing ones together, once even where several requests want the same, prefills the final block
+// and decodes.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/tessera-llm/tessera/kv"
+	"github.com/tessera-llm/tessera/model"
+	"github.com/tessera-llm/tessera/prompt"
+	"github.com/tessera-llm/tessera/tokenizer"
+)
+
+// Attention is what the blocks of a prompt attend to.
+type Attention string
+
+const (
+	Full  Attention = "full"  // every block to all before it: the reference
+	Block Attention = "block" // passages to themselves alone, dependent blocks to all
+)
+
+// An Engine computes with one model over one store. It is safe for concurrent use: requests take turns at the workspace,
+// one forward pass each.
+type Engine struct {
+	model  *model.Model
+	tok    *tokenizer.Tokenizer
+	store  *kv.Store
+	inputs kv.Inputs // what all block ids have in common
+	source string    // the model's file, for errors
+
+	compute sync.Mutex // guards work
+	work    *model.Workspace
+
+	claims claims
+}
+
+// Options of an Engine.
+type Options struct {
+	Fingerprint [32]byte // of the model's file
+	Source      string   // the model's file, for errors
+	KV          kv.Type
+	Threads     int
+}
+
+// New makes an engine; Close ends its workers, and must come before the store's and the model file's.
+func New(m *model.Model, tok *tokenizer.Tokenizer, store *kv.Store, o Options) *Engine {
+	return &Engine{
+		model:  m,
+		tok:    tok,
+		store:  store,
+		inputs: kv.Inputs{Model: o.Fingerprint, Type: o.KV, RoPE: m.RoPEBytes()},
+		source: o.Source,
+		work:   m.NewWorkspace(o.Threads),
+		claims: claims{pending: map[kv.ID]chan struct{}{}},
+	}
+}
+
+// Close ends the engine's workers. No request may be under way.
+func (e *Engine) Close() { e.work.Close() }
+
+// A Request is one prompt and how to go on from it. The last block is the final block.
+type Request struct {
+	Blocks    []prompt.Block
+	Attention Attention
+	Sampling  Sampling
+	MaxTokens int    // tokens generated at most; bounded by the model's context too
+	Salt      []byte // keeps one tenant's blocks from another's
+
+	// Emit is given the answer's text as it comes, never half a character; an error from it ends the answer. May be nil.
+	Emit func(text string) error
+	// Progress is told how many of the tokens to be prefilled are done. May be nil.
+	Progress func(done, total int)
+}
+
+// A Receipt is what a request took.
+type Receipt struct {
+	Text       string
+	Finish     Finish
+	Blocks     []BlockReceipt // as in the request; the final block was always computed
+	Prompt     int            // tokens of the prompt
+	Cached     int            // of these, found in the store
+	Completion int            // tokens generated, the end token included
+
+	Lookup  time.Duration // finding stored blocks, disk reads and verification included
+	Prefill time.Duration // computing missing blocks and the final block, up to the first token
+	TTFT    time.Duration // from the request to the first token
+	Decode  time.Duration // from the first token to the last
+
+	MatrixFLOPs, AttentionFLOPs float64 // to the first token
+}
+
+// BlockReceipt says where a block's keys and values came from.
+type BlockReceipt struct {
+	ID     kv.ID
+	Tokens int
+	Source kv.Source
+}
+
+// Finish is why an answer ended.
+type Finish string
+
+const (
+	FinishStop   Finish = "stop"   // the model or a stop string ended it
+	FinishLength Finish = "length" // MaxTokens or the model's context
+)
+
+// ContextError says that a prompt does not fit the model's context.
+type ContextError struct{ Tokens, Context int }
+
+func (e *ContextError) Error() string {
+	return fmt.Sprintf("the prompt has %d tokens; the model's context is %d, answer included", e.Tokens, e.Context)
+}
+
+// recent is how many of the last tokens the repetition penalty sees.
+const recent = 64
+
+// Generate answers the request.
+func (e *Engine) Generate(ctx context.Context, r Request) (*Receipt, error) {
+	start := time.Now()
+	if err := r.Sampling.Validate(); err != nil {
+		return nil, err
+	}
+	if len(r.Blocks) == 0 || r.MaxTokens < 1 {
+		return nil, fmt.Errorf("engine: %d blocks and %d tokens to generate; want at least one of each", len(r.Blocks), r.MaxTokens)
+	}
+	rec := &Receipt{}
+	for _, b := range r.Blocks {
+		rec.Prompt += len(b.Tokens)
+	}
+	if rec.Prompt >= e.model.Context {
+		return nil, &ContextError{rec.Prompt, e.model.Context}
+	}
+	r.MaxTokens = min(r.MaxTokens, e.model.Context-rec.Prompt)
+
+	p, err := e.prefill(ctx, &r, rec)
+	if err != nil {
+		return nil, err
+	}
+	defer p.release()
+	d := decoding{e: e, r: &r, rec: rec, p: p, decoder: e.tok.Decoder(), stop: stopper{stops: r.Sampling.Stop}, sampler: newSampler(r.Sampling)}
+	for _, b := range r.Blocks {
+		d.tokens = append(d.tokens, b.Tokens...)
+	}
+	if err := d.first(start); err != nil {
+		return nil, err
+	}
+	first := time.Now()
+	if err := d.rest(ctx); err != nil {
+		return nil, err
+	}
+	rec.Decode = time.Since(first)
+	return rec, nil
+}
+
+// decoding is the state of an answer that is being generated.
+type decoding struct {
+	e       *Engine
+	r       *Request
+	rec     *Receipt
+	p       *prefilled
+	sampler *sampler
+	decoder *tokenizer.Decoder
+	stop    stopper
+	tokens  []int32 // prompt and answer
+	next    int32   // chosen, not yet computed
+}
+
+// first chooses the first token.
+func (d *decoding) first(start time.Time) error {
+	err := d.choose()
+	d.rec.TTFT = time.Since(start)
+	if err != nil {
+		return err
+	}
+	return d.take()
+}
+
+// rest computes and chooses tokens until the answer ends.
+func (d *decoding) rest(ctx context.Context) error {
+	for d.rec.Finish == "" {
+		seq := []model.Sequence{{Tokens: d.tokens[len(d.tokens)-1:], Past: d.p.past, KV: d.p.final, Logits: d.p.keep}}
+		if err := d.e.forward(ctx, seq, nil); err != nil {
+			return err
+		}
+		if err := d.choose(); err != nil {
+			return err
+		}
+		if err := d.take(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *decoding) choose() (err error) {
+	d.next, err = d.sampler.next(d.p.logits, d.tokens[max(len(d.tokens)-recent, 0):])
+	return err
+}
+
+// take adds the chosen token to the answer and ends it where it must end.
+func (d *decoding) take() error {
+	d.rec.Completion++
+	text, stopped := "", true
+	if !d.e.tok.IsEnd(d.next) {
+		d.tokens = append(d.tokens, d.next)
+		text, stopped = d.stop.push(d.decoder.Push(d.next))
+	} else if text, stopped = d.stop.push(d.decoder.Flush()); !stopped {
+		text, stopped = text+d.stop.flush(), true
+	}
+	switch {
+	case stopped:
+		d.rec.Finish = FinishStop
+	case d.rec.Completion == d.r.MaxTokens:
+		d.rec.Finish = FinishLength
+		more, stopped := d.stop.push(d.decoder.Flush())
+		if text += more; !stopped {
+			text += d.stop.flush()
+		}
+	}
+	d.rec.Text += text
+	if text != "" && d.r.Emit != nil {
+		return d.r.Emit(text)
+	}
+	return nil
+}
+
+// forward runs one batch when the workspace is free. A block file that was cut short under its mapping is an error of this
+// request, and set aside so that the next one computes the block anew.
+func (e *Engine) forward(ctx context.Context, batch []model.Sequence, progress func(int)) error {
+	e.compute.Lock()
+	defer e.compute.Unlock()
+	err := e.work.Forward(ctx, batch, progress)
+	var fault *model.FaultError
+	if !errors.As(err, &fault) {
+		return err
+	}
+	path, id, ok := e.store.Fault(fault.Addr)
+	if !ok {
+		return fmt.Errorf("%s: cut short while it was in use: %w", e.source, err)
+	}
+	err = fmt.Errorf("%s: block file cut short while it was in use; it is set aside, asking again computes the block anew", path)
+	e.store.SetAside(id, err)
+	return err
+}

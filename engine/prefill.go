@@ -1,0 +1,268 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/tessera-llm/tessera/kv"
+	"github.com/tessera-llm/tessera/model"
+)
+
+// prefilled is a prompt whose keys and values are all there, and the logits after its last token.
+type prefilled struct {
+	past   []*model.KV // the blocks before the final one, on stored bytes
+	leases []*kv.Lease
+	final  *model.KV // the final block, with room for the answer
+	logits []float32 // [V]
+}
+
+// keep is a model.Sequence.Logits that remembers the last ones.
+func (p *prefilled) keep(_ int, logits []float32) {
+	p.logits = append(p.logits[:0], logits...)
+}
+
+func (p *prefilled) release() {
+	for _, l := range p.leases {
+		l.Close()
+	}
+}
+
+// A planned block is a distinct block of a prompt, with the places it takes. Block mode computes a repeated passage once.
+type planned struct {
+	id     kv.ID
+	index  int       // its first place
+	kv     *model.KV // nil until found or computed
+	source kv.Source
+}
+
+// prefill finds or computes every block of the request.
+//
+// A block that another request is computing is waited for, but only after this request's own claims that do not need it are
+// computed and stored. A claim is therefore never held while waiting for anything but earlier blocks of the same prompt, and
+// since a dependent block's id covers all that come before it, no circle of waiting requests can form.
+func (e *Engine) prefill(ctx context.Context, r *Request, rec *Receipt) (p *prefilled, err error) {
+	blocks, places, ids := e.plan(r)
+	last := len(r.Blocks) - 1
+	p = &prefilled{final: e.model.NewKV(e.inputs.Type, len(r.Blocks[last].Tokens)+r.MaxTokens)}
+	defer func() {
+		if err != nil {
+			p.release()
+		}
+	}()
+	for finished := false; !finished; {
+		begin := time.Now()
+		wait, claimed, err := e.find(blocks, r, p)
+		rec.Lookup += time.Since(begin)
+		if err != nil {
+			e.claims.release(claimed)
+			return nil, err
+		}
+		begin = time.Now()
+		finished = wait == nil
+		if err := e.fill(ctx, r, rec, p, blocks, places, claimed, finished); err != nil {
+			return nil, err
+		}
+		rec.Prefill += time.Since(begin)
+		if wait != nil {
+			select {
+			case <-wait:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+	}
+	rec.Blocks = make([]BlockReceipt, len(r.Blocks))
+	seen := map[kv.ID]bool{}
+	for i := range r.Blocks {
+		rec.Blocks[i].ID, rec.Blocks[i].Tokens = ids[i], len(r.Blocks[i].Tokens)
+		if i == last {
+			break
+		}
+		b := blocks[places[i]]
+		rec.Blocks[i].Source = b.source
+		if seen[b.id] && b.source == kv.Computed {
+			rec.Blocks[i].Source = kv.RAM // its first place was computed, this one found it there
+		}
+		seen[b.id] = true
+		if rec.Blocks[i].Source != kv.Computed {
+			rec.Cached += rec.Blocks[i].Tokens
+		}
+	}
+	return p, nil
+}
+
+// plan names the blocks. It lists the distinct ones before the final block, and for each place in the prompt which of them
+// stands there.
+func (e *Engine) plan(r *Request) (blocks []*planned, places []int, ids []kv.ID) {
+	known := map[kv.ID]int{}
+	for i := range r.Blocks {
+		in := e.inputs
+		in.Salt, in.Tokens = r.Salt, r.Blocks[i].Tokens
+		if dependent(r, i) {
+			in.Parent = kv.Parent(ids)
+		}
+		id := in.ID()
+		ids = append(ids, id)
+		if i == len(r.Blocks)-1 {
+			break
+		}
+		at, ok := known[id]
+		if !ok {
+			at = len(blocks)
+			known[id], blocks = at, append(blocks, &planned{id: id, index: i})
+		}
+		places = append(places, at)
+	}
+	return blocks, places, ids
+}
+
+// dependent says whether block i attends to those before it. The first has none: it is independent in every mode, and so
+// the same block.
+func dependent(r *Request, i int) bool {
+	return i > 0 && (i == len(r.Blocks)-1 || r.Attention == Full || r.Blocks[i].Dependent)
+}
+
+// find leases what the store has of the blocks still open and claims the rest. Where another request has a claim, wait is
+// closed when that ends.
+func (e *Engine) find(blocks []*planned, r *Request, p *prefilled) (wait chan struct{}, claimed []*planned, err error) {
+	for _, b := range blocks {
+		if b.kv != nil {
+			continue
+		}
+		found, err := e.lease(b, r, p)
+		if err != nil || found {
+			if err != nil {
+				return nil, claimed, err
+			}
+			continue
+		}
+		if other := e.claims.claim(b.id); other != nil {
+			wait = other
+			continue
+		}
+		// Between the look and the claim another request may have finished it.
+		if found, err = e.lease(b, r, p); found || err != nil {
+			e.claims.release([]*planned{b})
+			if err != nil {
+				return nil, claimed, err
+			}
+			continue
+		}
+		claimed = append(claimed, b)
+	}
+	return wait, claimed, nil
+}
+
+func (e *Engine) lease(b *planned, r *Request, p *prefilled) (bool, error) {
+	shape := e.model.KVShape(e.inputs.Type, len(r.Blocks[b.index].Tokens))
+	lease, err := e.store.Get(b.id, shape)
+	if errors.Is(err, kv.ErrMissing) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	b.hold(lease, p)
+	b.source = lease.Source()
+	return true, nil
+}
+
+// hold makes the leased bytes the block's keys and values for as long as the request lasts.
+func (b *planned) hold(lease *kv.Lease, p *prefilled) {
+	p.leases = append(p.leases, lease)
+	b.kv = &model.KV{Shape: lease.Shape(), Payload: lease.Payload(), Len: lease.Shape().Tokens}
+}
+
+// fill computes the claimed blocks in one batch, and the final block with them where nothing else is awaited, and stores
+// them. Claims whose earlier blocks are awaited from other requests are given up for now. It ends all claims.
+func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefilled, blocks []*planned, places []int, claimed []*planned, final bool) error {
+	defer e.claims.release(claimed)
+	var batch []model.Sequence
+	var computed []*planned
+	total := 0
+	add := func(index int, to *model.KV) bool {
+		seq := model.Sequence{Tokens: r.Blocks[index].Tokens, KV: to}
+		if dependent(r, index) {
+			for _, at := range places[:index] {
+				if blocks[at].kv == nil {
+					return false
+				}
+				seq.Past = append(seq.Past, blocks[at].kv)
+			}
+		}
+		if index == len(r.Blocks)-1 {
+			p.past = seq.Past
+			seq.LogitsFrom, seq.Logits = len(seq.Tokens)-1, p.keep
+		}
+		batch = append(batch, seq)
+		total += len(seq.Tokens)
+		return true
+	}
+	for _, b := range claimed {
+		empty := e.model.NewKV(e.inputs.Type, len(r.Blocks[b.index].Tokens))
+		if add(b.index, empty) {
+			b.kv, b.source = empty, kv.Computed
+			computed = append(computed, b)
+		}
+	}
+	if final {
+		add(len(r.Blocks)-1, p.final)
+	}
+	if len(batch) == 0 {
+		return nil
+	}
+	for i := range batch {
+		before := 0
+		for _, b := range batch[i].Past {
+			before += b.Shape.Tokens
+		}
+		matrices, attention := e.model.FLOPs(len(batch[i].Tokens), before)
+		rec.MatrixFLOPs, rec.AttentionFLOPs = rec.MatrixFLOPs+matrices, rec.AttentionFLOPs+attention
+	}
+	if final {
+		rec.MatrixFLOPs += e.model.OutputFLOPs()
+	}
+	var progress func(int)
+	if r.Progress != nil {
+		progress = func(done int) { r.Progress(done, total) }
+	}
+	if err := e.forward(ctx, batch, progress); err != nil {
+		return err
+	}
+	for _, b := range computed {
+		lease, err := e.store.Put(b.id, b.kv.Shape, b.kv.Payload)
+		if err != nil {
+			return err
+		}
+		b.hold(lease, p)
+	}
+	return nil
+}
+
+// claims are the blocks that requests are computing now, each with a channel that is closed when that ends, well or not.
+type claims struct {
+	mu      sync.Mutex
+	pending map[kv.ID]chan struct{}
+}
+
+// claim returns nil and holds id, or the channel of who holds it.
+func (c *claims) claim(id kv.ID) chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if other, ok := c.pending[id]; ok {
+		return other
+	}
+	c.pending[id] = make(chan struct{})
+	return nil
+}
+
+func (c *claims) release(blocks []*planned) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, b := range blocks {
+		close(c.pending[b.id])
+		delete(c.pending, b.id)
+	}
+}

@@ -1,0 +1,132 @@
+// Package tessera answers questions over documents with Block-Attention (arXiv 2409.15355): every passage is a block whose
+// keys and values are computed once, kept, and reused in any later prompt, in any order, at any position.
+//
+//	t, err := tessera.Open(tessera.Options{Model: path})
+//	receipt, err := t.Ask(ctx, tessera.Question{Text: "Who wrote it?", Documents: documents})
+//
+// Ask is the whole way of a question; ask.go shows it on one page.
+package tessera
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/tessera-llm/tessera/engine"
+	"github.com/tessera-llm/tessera/internal/kernel"
+	"github.com/tessera-llm/tessera/kv"
+	"github.com/tessera-llm/tessera/model"
+	"github.com/tessera-llm/tessera/prompt"
+	"github.com/tessera-llm/tessera/tokenizer"
+	"github.com/tessera-llm/tessera/weights"
+)
+
+// Options of Open. Only Model is needed.
+type Options struct {
+	Model     string // path of a GGUF file
+	Store     string // folder of the block store; "": blocks are kept in memory only
+	Cache     string // folder that remembers the model's fingerprint; "": it is computed each time
+	RAMBytes  int64  // bound of blocks in memory; 0: kv.DefaultRAMBytes
+	DiskBytes int64  // bound of the store's folder; 0: kv.DefaultDiskBytes
+	Threads   int    // 0: one a CPU
+
+	// Warn is told what went wrong or differs from what was asked for without failing a question; nil: nobody is told.
+	Warn func(error)
+}
+
+// A Tessera is one model over one store of blocks. It is safe for concurrent use.
+type Tessera struct {
+	name     string // the model's, for receipts
+	file     *weights.File
+	model    *model.Model
+	tok      *tokenizer.Tokenizer
+	template *prompt.Template
+	store    *kv.Store
+	engine   *engine.Engine
+	warn     func(error)
+	load     time.Duration
+
+	warnFull sync.Once
+}
+
+// Open loads a model and opens the store.
+func Open(o Options) (t *Tessera, err error) {
+	start := time.Now()
+	if err := kernel.Check(); err != nil {
+		return nil, err
+	}
+	t = &Tessera{name: filepath.Base(o.Model), warn: o.Warn}
+	if t.warn == nil {
+		t.warn = func(error) {}
+	}
+	defer func() {
+		if err != nil {
+			t.close()
+		}
+	}()
+	if t.file, err = weights.Open(o.Model); err != nil {
+		return nil, err
+	}
+	if t.model, err = model.New(t.file); err != nil {
+		return nil, err
+	}
+	if t.tok, t.template, err = language(t.file); err != nil {
+		return nil, fmt.Errorf("%s: %w", o.Model, err)
+	}
+	if t.tok.Size() > t.model.Vocabulary {
+		return nil, fmt.Errorf("%s: tokenizer.ggml.tokens: %d tokens, but token_embd.weight has rows for %d", o.Model, t.tok.Size(), t.model.Vocabulary)
+	}
+	fingerprint, err := t.file.Fingerprint(o.Cache)
+	if err != nil {
+		return nil, err
+	}
+	t.store, err = kv.Open(o.Store, kv.Options{RAMBytes: o.RAMBytes, DiskBytes: o.DiskBytes, KernelPath: kernel.Path(), Warn: t.warn})
+	if err != nil {
+		return nil, err
+	}
+	threads := o.Threads
+	if threads == 0 {
+		threads = runtime.GOMAXPROCS(0)
+	}
+	t.engine = engine.New(t.model, t.tok, t.store, engine.Options{Fingerprint: fingerprint, Source: o.Model, KV: kv.F16, Threads: threads})
+	t.load = time.Since(start)
+	return t, nil
+}
+
+// language makes the tokenizer and the chat template of a model's file.
+func language(file *weights.File) (*tokenizer.Tokenizer, *prompt.Template, error) {
+	vocab, err := file.Vocab()
+	if err != nil {
+		return nil, nil, err
+	}
+	tok, err := tokenizer.New(vocab)
+	if err != nil {
+		return nil, nil, err
+	}
+	source, _ := file.ChatTemplate()
+	template, err := prompt.New(source, tok, vocab.EOS)
+	return tok, template, err
+}
+
+// LoadTime is how long Open took.
+func (t *Tessera) LoadTime() time.Duration { return t.load }
+
+// Close waits until computed blocks are written, and frees the model. No question may be under way.
+func (t *Tessera) Close() error { return t.close() }
+
+func (t *Tessera) close() error {
+	var errs []error
+	if t.engine != nil {
+		t.engine.Close()
+	}
+	if t.store != nil {
+		errs = append(errs, t.store.Close())
+	}
+	if t.file != nil {
+		errs = append(errs, t.file.Close())
+	}
+	return errors.Join(errs...)
+}
