@@ -14,8 +14,8 @@ import (
 
 const memoName = "fingerprints.json"
 
-// settled is how old a file's last change must be for the file to be remembered: two changes within one tick of the
-// file system's clock, some milliseconds, cannot be told apart.
+// settled is how old a file's last change must be, before the file is hashed, for the hash to be remembered: a second change within the
+// same tick of the file system's clock, some milliseconds, would not show in the file's times.
 const settled = 100 * time.Millisecond
 
 // An identity is what changes whenever a file's bytes do. Times are in nanoseconds.
@@ -40,6 +40,7 @@ func (f *File) Fingerprint(cacheDir string) ([32]byte, error) {
 	if err != nil {
 		return [32]byte{}, err
 	}
+	old := time.Since(time.Unix(0, before.Ctime)) > settled
 	key, err := filepath.Abs(f.path)
 	if err != nil {
 		return [32]byte{}, err
@@ -61,7 +62,7 @@ func (f *File) Fingerprint(cacheDir string) ([32]byte, error) {
 	if after != before {
 		return [32]byte{}, f.Errorf("file", "changed while it was read")
 	}
-	if time.Since(time.Unix(0, before.Ctime)) > settled {
+	if old {
 		remember(memo, key, remembered{before, hex.EncodeToString(sum[:])})
 	}
 	return sum, nil

@@ -127,9 +127,13 @@ func TestFingerprint_WhereNothingCanBeWritten_IsStillRight(t *testing.T) {
 }
 
 func TestFingerprint_FileJustWritten_IsNotRemembered(t *testing.T) {
+	start := time.Now()
 	f := openFile(t, writeFile(t, newSample().encode()))
 	dir := t.TempDir()
 	fingerprint(t, f, dir)
+	if time.Since(start) > settled {
+		t.Skip("the machine was too slow for the file to be new")
+	}
 	if all := recall(filepath.Join(dir, memoName)); len(all) != 0 {
 		t.Errorf("remembered %v", all)
 	}

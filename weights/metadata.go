@@ -32,14 +32,14 @@ const (
 	kindFloat64
 )
 
-// kinds tells each kind's name and the bytes a value takes at least.
+// kinds tells each kind's name and the bytes a value takes, at least; an array's are its elements'.
 var kinds = [...]struct {
 	name  string
 	bytes int
 }{
 	kindUint8: {"uint8", 1}, kindInt8: {"int8", 1}, kindUint16: {"uint16", 2}, kindInt16: {"int16", 2},
 	kindUint32: {"uint32", 4}, kindInt32: {"int32", 4}, kindUint64: {"uint64", 8}, kindInt64: {"int64", 8},
-	kindFloat32: {"float32", 4}, kindFloat64: {"float64", 8}, kindBool: {"bool", 1}, kindString: {"string", 8}, kindArray: {"array", 12},
+	kindFloat32: {"float32", 4}, kindFloat64: {"float64", 8}, kindBool: {"bool", 1}, kindString: {"string", 8}, kindArray: {name: "array"},
 }
 
 func (k kind) known() bool { return int(k) < len(kinds) }

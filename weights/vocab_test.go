@@ -99,7 +99,6 @@ func TestVocab_PartsThatDoNotFit_AreNamed(t *testing.T) {
 	}
 }
 
-// A vocabulary without tensors has defaults of its own, and no data.
 func TestVocab_PublishedFiles(t *testing.T) {
 	for _, c := range []struct {
 		file           string
