@@ -1,0 +1,46 @@
+# `make test` is the gate (.ci/run calls it): everything below, at most ten minutes on two cores, a fresh machine's compiling included.
+# `make nightly` takes hours. Each stage can be run alone and says how long it took.
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME ?= 3s
+STAGE = @scripts/stage
+
+.PHONY: test nightly model fmt vet staticcheck build unit purego race race-all fuzz
+.NOTPARALLEL:
+
+test: model fmt vet staticcheck build unit purego race fuzz
+
+nightly: model race-all
+	FUZZTIME=10m scripts/stage fuzz scripts/fuzz
+
+model: # tests with the default model skip where it cannot be had; with CI=true that is a failure
+	$(STAGE) model scripts/model
+
+fmt:
+	$(STAGE) gofmt scripts/gofmt
+
+vet:
+	$(STAGE) vet go vet ./...
+
+staticcheck:
+	$(STAGE) staticcheck go run $(STATICCHECK) ./...
+
+build: # without cgo, for every platform that is promised
+	$(STAGE) "build linux/amd64" env CGO_ENABLED=0 GOOS=linux GOARCH=amd64 go build ./...
+	$(STAGE) "build linux/arm64" env CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build ./...
+	$(STAGE) "build darwin/arm64" env CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 go build ./...
+
+unit:
+	$(STAGE) test go test ./...
+
+purego: # the portable twins of what is assembly otherwise
+	$(STAGE) "test purego" go test -tags purego ./...
+
+race: # the packages with concurrency, without the tests that run the real model
+	$(STAGE) race scripts/race -short concurrent
+
+race-all:
+	$(STAGE) "race, everything" scripts/race -timeout=4h all
+
+fuzz: # each target for FUZZTIME
+	$(STAGE) "fuzz, $(FUZZTIME) a target" env FUZZTIME=$(FUZZTIME) scripts/fuzz
