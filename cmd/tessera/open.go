@@ -1,0 +1,109 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tessera-llm/tessera/internal/home"
+	"github.com/tessera-llm/tessera/kv"
+	"github.com/tessera-llm/tessera/model"
+	"github.com/tessera-llm/tessera/pull"
+	"github.com/tessera-llm/tessera/tokenizer"
+	"github.com/tessera-llm/tessera/weights"
+
+	tessera "github.com/tessera-llm/tessera"
+)
+
+const defaultModel = "smollm2"
+
+// modelFlag adds -m.
+func modelFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().StringP("model", "m", defaultModel, "model: a name that was pulled, or a GGUF file")
+}
+
+// withTessera runs a command on a model over the user's block store.
+func withTessera(cmd *cobra.Command, ref string, do func(*tessera.Tessera) error) error {
+	path, err := pull.Resolve(ref)
+	if err != nil {
+		return err
+	}
+	store, err := home.KV()
+	if err != nil {
+		return err
+	}
+	t, err := openAt(cmd, path, store)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(t), t.Close())
+}
+
+// openAt loads the model at path over the block store at folder; "" keeps blocks in memory. Warnings go to stderr.
+func openAt(cmd *cobra.Command, path, folder string) (*tessera.Tessera, error) {
+	cache, err := home.Cache()
+	if err != nil {
+		return nil, err
+	}
+	return tessera.Open(tessera.Options{
+		Model: path, Store: folder, Cache: cache,
+		Warn: func(err error) { say(cmd.ErrOrStderr(), err) },
+	})
+}
+
+// bare is a model to measure, without a store.
+type bare struct {
+	file *weights.File
+	m    *model.Model
+	tok  *tokenizer.Tokenizer
+	work *model.Workspace
+	kv   kv.Type
+}
+
+// kvFlag adds --kv, the number format of keys and values.
+func kvFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().String("kv", kv.F16.String(), "number format of keys and values: f16, as the store keeps them, or f32")
+}
+
+func openBare(ref, kvType string) (b *bare, err error) {
+	b = &bare{}
+	switch kvType {
+	case kv.F16.String():
+		b.kv = kv.F16
+	case kv.F32.String():
+		b.kv = kv.F32
+	default:
+		return nil, &usageError{fmt.Errorf("--kv %q: want f16 or f32", kvType)}
+	}
+	path, err := pull.Resolve(ref)
+	if err != nil {
+		return nil, err
+	}
+	if b.file, err = weights.Open(path); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			b.file.Close()
+		}
+	}()
+	if b.m, err = model.New(b.file); err != nil {
+		return nil, err
+	}
+	vocab, err := b.file.Vocab()
+	if err != nil {
+		return nil, err
+	}
+	if b.tok, err = tokenizer.New(vocab); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	b.work = b.m.NewWorkspace(runtime.GOMAXPROCS(0))
+	return b, nil
+}
+
+func (b *bare) close() error {
+	b.work.Close()
+	return b.file.Close()
+}
