@@ -44,12 +44,12 @@ type Skipped struct {
 	Reason string
 }
 
-// Error says what in which file could not be read. Hint, where there is one, says what to do about it.
+// Error says what in which file could not be read.
 type Error struct {
 	Path   string
 	Line   int // counted from 1; 0 where no single line is to blame
 	Detail string
-	Hint   string
+	Advice string // what to do about it, or empty
 	Err    error // what the operating system or a library said, or nil
 }
 
@@ -67,6 +67,9 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// Hint is the advice, for the line that a command prints last.
+func (e *Error) Hint() string { return e.Advice }
 
 // maxFileBytes bounds what one file may take of memory: it is read whole.
 const maxFileBytes = 512 << 20
@@ -176,9 +179,9 @@ func (r *reader) file(path string, info fs.FileInfo) error {
 	}[ext]
 	switch {
 	case parse == nil && ext == "":
-		return &Error{Path: path, Detail: "a name without an ending does not say what kind of file it is", Hint: kindsHint}
+		return &Error{Path: path, Detail: "a name without an ending does not say what kind of file it is", Advice: kindsHint}
 	case parse == nil:
-		return &Error{Path: path, Detail: fmt.Sprintf("%s files cannot be read", ext), Hint: kindsHint}
+		return &Error{Path: path, Detail: fmt.Sprintf("%s files cannot be read", ext), Advice: kindsHint}
 	case !info.Mode().IsRegular():
 		return &Error{Path: path, Detail: "is not a regular file"}
 	}
@@ -208,7 +211,7 @@ func readBounded(path string) ([]byte, error) {
 		return nil, &Error{Path: path, Detail: "cannot be read", Err: plain(err)}
 	}
 	if len(data) > maxFileBytes {
-		return nil, &Error{Path: path, Detail: fmt.Sprintf("is larger than %d MiB", maxFileBytes>>20), Hint: "split the file"}
+		return nil, &Error{Path: path, Detail: fmt.Sprintf("is larger than %d MiB", maxFileBytes>>20), Advice: "split the file"}
 	}
 	return data, nil
 }
@@ -235,9 +238,9 @@ func (r *reader) skip(path, reason string) {
 // nothing is the error for paths without a single document.
 func (r *reader) nothing(paths []string) error {
 	if len(paths) == 0 {
-		return &Error{Path: "documents", Detail: "no path given", Hint: kindsHint}
+		return &Error{Path: "documents", Detail: "no path given", Advice: kindsHint}
 	}
-	e := &Error{Path: strings.Join(paths, ", "), Detail: "no documents found", Hint: kindsHint}
+	e := &Error{Path: strings.Join(paths, ", "), Detail: "no documents found", Advice: kindsHint}
 	visible := slices.DeleteFunc(slices.Clone(r.skipped), func(s Skipped) bool { return s.Reason == "hidden" })
 	if len(visible) > 0 {
 		e.Detail += fmt.Sprintf("; %d skipped, the first is %s: %s", len(visible), visible[0].Path, visible[0].Reason)

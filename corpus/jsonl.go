@@ -24,7 +24,7 @@ func parseJSONL(path string, data []byte) ([]Document, error) {
 		}
 		doc, err := parseLine(line)
 		if err != nil {
-			return nil, &Error{Path: path, Line: n, Detail: err.Error(), Hint: `each line is {"id": "…", "title": "…", "text": "…"}`}
+			return nil, &Error{Path: path, Line: n, Detail: err.Error(), Advice: `each line is {"id": "…", "title": "…", "text": "…"}`}
 		}
 		if doc.ID == "" {
 			doc.ID = fmt.Sprintf("%s:%d", filepath.ToSlash(path), n)

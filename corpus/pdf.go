@@ -45,7 +45,7 @@ func (r *pdfReader) close() {
 
 func (r *pdfReader) parse(ctx context.Context, path string, data []byte) ([]Document, error) {
 	if len(data) > pdfFileBytes {
-		return nil, &Error{Path: path, Detail: fmt.Sprintf("is larger than %d MiB", pdfFileBytes>>20), Hint: "split the file"}
+		return nil, &Error{Path: path, Detail: fmt.Sprintf("is larger than %d MiB", pdfFileBytes>>20), Advice: "split the file"}
 	}
 	limited, cancel := context.WithTimeout(ctx, pdfTime)
 	defer cancel()
@@ -54,9 +54,9 @@ func (r *pdfReader) parse(ctx context.Context, path string, data []byte) ([]Docu
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case limited.Err() != nil:
-		return nil, &Error{Path: path, Detail: fmt.Sprintf("not read within %v", pdfTime), Hint: "split the file"}
+		return nil, &Error{Path: path, Detail: fmt.Sprintf("not read within %v", pdfTime), Advice: "split the file"}
 	case errors.Is(err, pdferrors.ErrPassword):
-		return nil, &Error{Path: path, Detail: "needs a password", Hint: "save a copy without one"}
+		return nil, &Error{Path: path, Detail: "needs a password", Advice: "save a copy without one"}
 	case errors.Is(err, pdferrors.ErrFormat):
 		return nil, &Error{Path: path, Detail: "is not a PDF file, or is damaged"}
 	case err != nil:
@@ -65,7 +65,7 @@ func (r *pdfReader) parse(ctx context.Context, path string, data []byte) ([]Docu
 	text, sections := joinPages(pages)
 	docs := document(path, title, text, sections)
 	if docs == nil {
-		return nil, &Error{Path: path, Detail: fmt.Sprintf("no text on its %d pages", len(pages)), Hint: "a scanned document needs text recognition first, such as ocrmypdf"}
+		return nil, &Error{Path: path, Detail: fmt.Sprintf("no text on its %d pages", len(pages)), Advice: "a scanned document needs text recognition first, such as ocrmypdf"}
 	}
 	return docs, nil
 }

@@ -32,7 +32,7 @@ func decode(path string, data []byte) (string, error) {
 	}
 	if i := firstInvalid(data); i >= 0 {
 		return "", &Error{Path: path, Line: lineAt(data, i), Detail: fmt.Sprintf("byte %d (%#02x) is not UTF-8", i, data[i]),
-			Hint: "save the file as UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8"}
+			Advice: "save the file as UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8"}
 	}
 	return string(data), nil
 }
