@@ -50,7 +50,7 @@ type Error struct {
 	Line   int // counted from 1; 0 where no single line is to blame
 	Detail string
 	Advice string // what to do about it, or empty
-	Err    error // what the operating system or a library said, or nil
+	Err    error  // what the operating system or a library said, or nil
 }
 
 func (e *Error) Error() string {
