@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -36,7 +37,7 @@ func pieceVocab() Vocab {
 	for c := range 256 {
 		v = with(v, typeByte, fmt.Sprintf("<0x%02X>", c))
 	}
-	v = with(v, typeNormal, "▁", "h", "e", "l", "o", "a", "<", "s", ">", "/", "0", "x", "A", "i", "m", "|", "ä", "ll", "he", "▁he", "hell", "▁hello", "aa", "aaa", "aaaa", "<s", "</", "</s", "▁▁", "▁▁▁", "<0", "<0x", "0A", "im", "lo")
+	v = with(v, typeNormal, "▁", "h", "e", "l", "o", "a", "<", "s", ">", "/", "0", "x", "A", "i", "m", "|", "ä", "ll", "he", "▁he", "hell", "▁hello", "aa", "aaa", "aaaa", "<s", "</", "</s", "▁▁", "▁▁▁", "<0", "<0x", "0A", "im", "lo", "aaaaaaaa")
 	v = with(v, typeUserDefined, "<|im_start|>", "▁tool")
 	for i := range v.Tokens {
 		v.Scores = append(v.Scores, -float32(i*7%13)) // some equal, some in the other order than the ids
@@ -122,6 +123,77 @@ func FuzzEncode_JoinsLikeTheSlowTwin_AndComesBack(f *testing.F) {
 			tok.EncodeTemplate(text, true)
 		}
 	})
+}
+
+// Few letters, so that many pairs compete: this is where an error in the order of joining shows.
+func TestEncode_RandomTextOverFewLetters_JoinsLikeTheSlowTwin(t *testing.T) {
+	const seed = 4
+	random := rand.New(rand.NewPCG(seed, seed))
+	letters := strings.Split("aaahello  <|im0ä\n", "")
+	for name, v := range vocabs() {
+		tok := mustNew(t, v)
+		for range 100 {
+			var b strings.Builder
+			for range random.IntN(60) {
+				b.WriteString(letters[random.IntN(len(letters))])
+			}
+			text := b.String()
+			if got, want := tok.Encode(text), slowEncode(v, text); !slices.Equal(got, want) {
+				t.Errorf("%s, seed %d: %q:\n got %q\nwant %q", name, seed, text, names(v, got), names(v, want))
+			}
+		}
+	}
+}
+
+// Merges in random order make one token in several ways, so that equal pairs turn up from right to left too.
+func TestEncode_RandomMerges_JoinLikeTheSlowTwin(t *testing.T) {
+	const seed = 5
+	random := rand.New(rand.NewPCG(seed, seed))
+	for range 40 {
+		v := byteVocab()
+		v.Merges = nil
+		made := []string{"a", "b"}
+		for range 25 {
+			l, r := made[random.IntN(len(made))], made[random.IntN(len(made))]
+			if len(l+r) > 8 || slices.Contains(v.Merges, l+" "+r) {
+				continue
+			}
+			v.Merges = append(v.Merges, l+" "+r)
+			if !slices.Contains(made, l+r) {
+				made = append(made, l+r)
+				v = with(v, typeNormal, l+r)
+			}
+		}
+		random.Shuffle(len(v.Merges), func(i, j int) { v.Merges[i], v.Merges[j] = v.Merges[j], v.Merges[i] })
+		tok := mustNew(t, v)
+		for range 20 {
+			text := make([]byte, 40)
+			for i := range text {
+				text[i] = "ab"[random.IntN(2)]
+			}
+			if got, want := tok.Encode(string(text)), slowEncode(v, string(text)); !slices.Equal(got, want) {
+				t.Fatalf("seed %d, merges %q: %q:\n got %q\nwant %q", seed, v.Merges, text, names(v, got), names(v, want))
+			}
+		}
+	}
+}
+
+func TestMerger_Candidates_ArePoppedByRankThenFromTheLeft(t *testing.T) {
+	random := rand.New(rand.NewPCG(6, 6))
+	var m merger
+	var want, got []uint64
+	for range 300 {
+		order := uint64(random.IntN(3))<<32 | uint64(random.IntN(1000))
+		want = append(want, order)
+		m.push(candidate{order: order})
+	}
+	for len(m.heap) > 0 {
+		got = append(got, m.pop().order)
+	}
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("got %x", got)
+	}
 }
 
 // slowEncode joins by looking at all pairs each time.
