@@ -38,7 +38,7 @@ func TestGolden_OpensForEver(t *testing.T) {
 	if !bytes.Equal(file, sample()) {
 		t.Error("the same block would be written with other bytes: that needs a new format version and a sample of its own")
 	}
-	dir := t.TempDir()
+	dir := newDir(t)
 	if err := os.Mkdir(filepath.Dir(blockPath(dir, 0)), 0o700); err != nil {
 		t.Fatal(err)
 	}

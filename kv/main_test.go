@@ -96,6 +96,16 @@ func open(t *testing.T, files vfs.FS, dir string, o Options) (*Store, *warnings)
 	return s, w
 }
 
+// newDir makes a folder for the user alone, whatever the umask.
+func newDir(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "store")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 func put(t *testing.T, s *Store, n int) {
 	t.Helper()
 	l, err := s.Put(idOf(n), small, payloadFor(idOf(n), small))

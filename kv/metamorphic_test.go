@@ -49,7 +49,7 @@ func play(t *testing.T, seed uint64, blocks int, disk bool, o Options, bounded b
 	}
 	dir := ""
 	if disk {
-		dir = t.TempDir()
+		dir = newDir(t)
 	}
 	s, _ := open(t, on, dir, o)
 	has := map[int]bool{}

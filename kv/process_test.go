@@ -82,7 +82,7 @@ func (w writer) kill(t *testing.T) {
 }
 
 func TestStore_WritersKilledAtAnyMoment_LeaveEverythingWhole(t *testing.T) {
-	dir := t.TempDir()
+	dir := newDir(t)
 	survivor := startWriter(t, dir) // what is cleaned up must not be this one's
 	var s *Store
 	stale := 0
@@ -140,7 +140,7 @@ func countTemps(t *testing.T, dir string) (n int) {
 
 // The temporary file of a dead writer goes at the next open, the one of a live writer stays.
 func TestOpen_RemovesTemporaryFilesOfTheDeadOnly(t *testing.T) {
-	dir := t.TempDir()
+	dir := newDir(t)
 	s, _ := open(t, vfs.OS{}, dir, Options{})
 	checked(t, s)
 	name := func(mark string) string {
@@ -171,7 +171,7 @@ func TestOpen_RemovesTemporaryFilesOfTheDeadOnly(t *testing.T) {
 }
 
 func TestStore_TwoProcessesWriteAndEvict_WithinOneBound(t *testing.T) {
-	dir := t.TempDir()
+	dir := newDir(t)
 	a, b := startWriter(t, dir), startWriter(t, dir)
 	s, _ := open(t, vfs.OS{}, dir, Options{DiskBytes: diskBytes, RAMBytes: 1})
 	most := int64(0)

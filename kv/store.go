@@ -78,7 +78,8 @@ type Options struct {
 	RAMBytes   int64  // bound of the blocks kept in memory, mapped files included; 0: DefaultRAMBytes
 	DiskBytes  int64  // bound of the folder; 0: DefaultDiskBytes
 	KernelPath string // which kernels compute the blocks that are Put, for the files' headers; at most 40 bytes
-	// Warn is told what went wrong without failing a request: a file that was set aside, or that could not be written or read.
+	// Warn is told what went wrong without failing a request: a file that was set aside, or that could not be written or read,
+	// and at Open that others can write to the folder.
 	// A run of failures is told once. It is called from any goroutine and must not call the store. nil: nobody is told.
 	Warn func(error)
 }
@@ -119,6 +120,9 @@ func openOn(files vfs.FS, dir string, o Options) (*Store, error) {
 	s.folder = &folder{fs: files, dir: dir, limit: o.DiskBytes, kernelPath: o.KernelPath}
 	if err := s.folder.open(); err != nil {
 		return nil, err
+	}
+	if info, err := files.Stat(dir); err == nil && info.Mode&0o022 != 0 {
+		s.warn(fmt.Errorf("kv: %s: found mode %04o, expected 0700: others can write here, and whoever can may change what the model reads", dir, info.Mode))
 	}
 	s.writerEnded = make(chan struct{})
 	go s.writer()
@@ -430,15 +434,17 @@ func (s *Store) drop(ids []ID) (blocks int, bytes int64, err error) {
 		return 0, 0, ErrClosed
 	}
 	s.dropping = true // from here on no Get brings a block back from its file
+	dropped := map[ID]int64{}
 	for _, b := range slices.Clone(s.queue) {
 		if doomed(b.id) {
 			s.cancel(b)
+			dropped[b.id] = int64(len(b.payload))
 		}
 	}
+	s.evict()
 	for s.inFlight(doomed) {
 		s.changed.Wait()
 	}
-	dropped := map[ID]int64{}
 	for id, b := range s.blocks {
 		if doomed(id) {
 			s.cancel(b)

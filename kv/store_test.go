@@ -21,7 +21,7 @@ import (
 )
 
 func TestStore_FindsABlockInMemoryThenInItsFile(t *testing.T) {
-	dir := t.TempDir()
+	dir := newDir(t)
 	s, _ := open(t, vfs.OS{}, dir, Options{})
 	want(t, "before Put", get(t, s, 0), "missing")
 	l, err := s.Put(idOf(0), small, payloadFor(idOf(0), small))
@@ -41,7 +41,7 @@ func TestStore_FindsABlockInMemoryThenInItsFile(t *testing.T) {
 }
 
 func TestStore_FilesAreForTheUserAlone(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "deep", "kv")
+	dir := filepath.Join(newDir(t), "deep", "kv")
 	s, _ := open(t, vfs.OS{}, dir, Options{})
 	put(t, s, 0)
 	checked(t, s)
@@ -92,7 +92,7 @@ func TestPut_RefusesWhatItCannotKeep(t *testing.T) {
 }
 
 func TestOpen_SaysWhyAFolderCannotBeUsed(t *testing.T) {
-	dir := t.TempDir()
+	dir := newDir(t)
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -140,7 +140,7 @@ func TestOpen_RealPermissions(t *testing.T) {
 		t.Skip("root may do everything")
 	}
 	for mode, said := range map[fs.FileMode]string{0o500: "can be written to", 0o300: "can be read"} {
-		dir := t.TempDir()
+		dir := newDir(t)
 		if err := os.Chmod(dir, mode); err != nil {
 			t.Fatal(err)
 		}
@@ -148,6 +148,20 @@ func TestOpen_RealPermissions(t *testing.T) {
 			t.Errorf("mode %v: got %v, want an error that says %q", mode, err, said)
 		}
 		os.Chmod(dir, 0o700)
+	}
+}
+
+func TestOpen_WarnsOfAFolderThatOthersCanWriteTo(t *testing.T) {
+	dir := newDir(t)
+	for mode, warns := range map[fs.FileMode]bool{0o700: false, 0o755: false, 0o770: true, 0o702: true} {
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		s, w := open(t, vfs.OS{}, dir, Options{})
+		s.Close()
+		if warns {
+			w.mustWarn(t, dir, fmt.Sprintf("mode %04o", mode), "expected 0700")
+		}
 	}
 }
 
@@ -240,7 +254,7 @@ func TestMemory_KeepsTheMostRecentlyUsedWithinItsBound(t *testing.T) {
 }
 
 func TestMemory_LeasedBlocksStayBeyondTheBound(t *testing.T) {
-	dir := t.TempDir()
+	dir := newDir(t)
 	s, _ := open(t, vfs.OS{}, dir, Options{})
 	for n := range 8 {
 		put(t, s, n)
@@ -362,7 +376,7 @@ func TestFolder_WithoutItsLockFileOrWithNonsenseInIt_IsCountedAgain(t *testing.T
 }
 
 func TestFolder_FilesOfOthersAreLeftAlone(t *testing.T) {
-	dir := t.TempDir()
+	dir := newDir(t)
 	foreign := []string{"README", "ab/notes.kv", "ab/" + strings.Repeat("0", 64) + ".kv", "bad/x.kv", "abc/" + idOf(1).String() + ".kv"}
 	for _, name := range foreign {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
@@ -388,7 +402,7 @@ func TestFolder_FilesOfOthersAreLeftAlone(t *testing.T) {
 }
 
 func TestFolder_RemovedUnderARunningStore_IsMadeAgain(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "kv")
+	dir := filepath.Join(newDir(t), "kv")
 	s, _ := open(t, vfs.OS{}, dir, Options{RAMBytes: 1})
 	put(t, s, 0)
 	checked(t, s)
@@ -407,7 +421,7 @@ func TestFolder_RemovedUnderARunningStore_IsMadeAgain(t *testing.T) {
 }
 
 func TestDrop_RemovesFromMemoryAndFolder(t *testing.T) {
-	for _, dir := range []string{"", t.TempDir()} {
+	for _, dir := range []string{"", newDir(t)} {
 		s, _ := open(t, vfs.OS{}, dir, Options{})
 		for n := range 5 {
 			put(t, s, n)
@@ -484,7 +498,7 @@ var large = Shape{Type: F32, Layers: 4, Heads: 1, Dim: 64, Tokens: 256}
 
 // openLarge gives a store whose only block is in its file, and the file's path.
 func openLarge(t *testing.T) (s *Store, w *warnings, path string) {
-	dir := t.TempDir()
+	dir := newDir(t)
 	s, _ = open(t, vfs.OS{}, dir, Options{})
 	l, err := s.Put(idOf(0), large, payloadFor(idOf(0), large))
 	if err != nil {
@@ -606,7 +620,7 @@ func TestVerify_FileCutWhileItIsRead_IsAnError(t *testing.T) {
 }
 
 func TestStore_ManyGoroutines(t *testing.T) {
-	for _, dir := range []string{"", t.TempDir()} {
+	for _, dir := range []string{"", newDir(t)} {
 		s, _ := open(t, vfs.OS{}, dir, Options{RAMBytes: int64(4 * small.Bytes()), DiskBytes: 10 * smallFile})
 		var wg sync.WaitGroup
 		for worker := range 8 {
