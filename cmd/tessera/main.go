@@ -14,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/tessera-llm/tessera/corpus"
 	"github.com/tessera-llm/tessera/engine"
 	"github.com/tessera-llm/tessera/internal/kernel"
 	"github.com/tessera-llm/tessera/weights"
@@ -87,7 +86,6 @@ func say(w io.Writer, err error) {
 func hint(err error) string {
 	var (
 		hinted  interface{ Hint() string }
-		input   *corpus.Error
 		context *engine.ContextError
 		untuned *tessera.UntunedError
 		broken  *weights.Error
@@ -95,8 +93,6 @@ func hint(err error) string {
 	switch {
 	case errors.As(err, &hinted):
 		return hinted.Hint()
-	case errors.As(err, &input):
-		return input.Hint
 	case errors.As(err, &context):
 		return "ask with fewer passages (-k) or a shorter question"
 	case errors.As(err, &untuned):
