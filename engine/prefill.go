@@ -46,11 +46,11 @@ func (e *Engine) prefill(ctx context.Context, r *Request, rec *Receipt) (p *pref
 	blocks, places, ids := e.plan(r)
 	last := len(r.Blocks) - 1
 	p = &prefilled{final: e.model.NewKV(e.inputs.Type, len(r.Blocks[last].Tokens)+r.MaxTokens)}
-	defer func() {
+	defer func(p *prefilled) { // p itself: a return with an error makes the result nil
 		if err != nil {
 			p.release()
 		}
-	}()
+	}(p)
 	for finished := false; !finished; {
 		begin := time.Now()
 		wait, claimed, err := e.find(blocks, r, p)
