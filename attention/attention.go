@@ -242,11 +242,7 @@ func add(state, scores, v []float32) {
 		kernel.Scale(acc, shrink)
 		m = top
 	}
-	for i, s := range scores {
-		e := kernel.Exp(s - m)
-		scores[i] = e
-		sum += e
-	}
+	sum += kernel.ExpSum(scores, m)
 	kernel.AddWeighted(acc, scores, v)
 	state[0], state[1] = m, sum
 }

@@ -24,3 +24,13 @@ func addWeightedAVX2(acc, p, v *float32, d, rows int)
 //
 //go:noescape
 func f16ToF32AVX2(dst *float32, src *uint16, n int)
+
+// expSumAVX2 replaces n values, at least 1, by e^(x-m) and returns their sum: eight partial sums, i mod 8, added pairwise.
+//
+//go:noescape
+func expSumAVX2(x *float32, n int, m float32) float32
+
+// swiGLUAVX2 is SwiGLU of n values, a multiple of 8.
+//
+//go:noescape
+func swiGLUAVX2(gate, up *float32, n int)

@@ -9,3 +9,5 @@ func dot4x2AVX2(w0, w1, w2, w3, x0, x1 *float32, n int, out *[2 * panelRows]floa
 }
 func addWeightedAVX2(acc, p, v *float32, d, rows int) { panic("kernel: no AVX2 in this build") }
 func f16ToF32AVX2(dst *float32, src *uint16, n int)   { panic("kernel: no AVX2 in this build") }
+func expSumAVX2(x *float32, n int, m float32) float32 { panic("kernel: no AVX2 in this build") }
+func swiGLUAVX2(gate, up *float32, n int)             { panic("kernel: no AVX2 in this build") }

@@ -22,9 +22,28 @@ func RMSNorm(dst, x, g []float32, eps float32) {
 // SwiGLU writes silu(gate)·up to gate, silu(x) = x / (1 + e^-x).
 func SwiGLU(gate, up []float32) {
 	up = up[:len(gate)]
-	for i, g := range gate {
+	i := 0
+	if features.avx2 && len(gate) >= 8 {
+		i = len(gate) &^ 7
+		swiGLUAVX2(&gate[0], &up[0], i)
+	}
+	for ; i < len(gate); i++ {
+		g := gate[i]
 		gate[i] = g / (1 + Exp(-g)) * up[i]
 	}
+}
+
+// ExpSum replaces every value of x by e^(x-m) and returns their sum. No value is above m, so the range ends at 1.
+func ExpSum(x []float32, m float32) (sum float32) {
+	if features.avx2 && len(x) > 0 {
+		return expSumAVX2(&x[0], len(x), m)
+	}
+	for i, v := range x {
+		e := Exp(v - m)
+		x[i] = e
+		sum += e
+	}
+	return sum
 }
 
 // AddRows adds bias [K] to every row of x [T × K].
