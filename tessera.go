@@ -62,11 +62,11 @@ func Open(o Options) (t *Tessera, err error) {
 	if t.warn == nil {
 		t.warn = func(error) {}
 	}
-	defer func() {
+	defer func(t *Tessera) { // t itself: a return with an error makes the result nil
 		if err != nil {
 			t.close()
 		}
-	}()
+	}(t)
 	if t.file, err = weights.Open(o.Model); err != nil {
 		return nil, err
 	}

@@ -33,8 +33,8 @@ type remembered struct {
 }
 
 // Fingerprint returns the BLAKE3 hash of the whole file. It is worked out once and remembered by path, size, times and inode in
-// a file in the folder cacheDir, which is made if it is not there. That file only saves time: where it cannot be read
-// or written, or is damaged, the hash is worked out anew; and of two processes that write it at once one loses its entry.
+// a file in the folder cacheDir, which is made if it is not there; "" remembers nothing. That file only saves time: where it cannot be
+// read or written, or is damaged, the hash is worked out anew; and of two processes that write it at once one loses its entry.
 func (f *File) Fingerprint(cacheDir string) ([32]byte, error) {
 	before, err := f.identity()
 	if err != nil {
@@ -45,7 +45,10 @@ func (f *File) Fingerprint(cacheDir string) ([32]byte, error) {
 	if err != nil {
 		return [32]byte{}, err
 	}
-	memo := filepath.Join(cacheDir, memoName)
+	memo := "" // no file has this path
+	if cacheDir != "" {
+		memo = filepath.Join(cacheDir, memoName)
+	}
 	if r, ok := recall(memo)[key]; ok && r.identity == before {
 		if sum, err := hex.DecodeString(r.Blake3); err == nil && len(sum) == 32 {
 			return [32]byte(sum), nil
@@ -62,7 +65,7 @@ func (f *File) Fingerprint(cacheDir string) ([32]byte, error) {
 	if after != before {
 		return [32]byte{}, f.Errorf("file", "changed while it was read")
 	}
-	if old {
+	if old && memo != "" {
 		remember(memo, key, remembered{before, hex.EncodeToString(sum[:])})
 	}
 	return sum, nil
