@@ -13,7 +13,12 @@ import (
 )
 
 func kvCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "kv", Short: "Look after the stored blocks"}
+	cmd := &cobra.Command{
+		Use:   "kv",
+		Short: "Look after the stored blocks",
+		Args:  cobra.NoArgs, // of a command that runs, so that an unknown one is an error
+		RunE:  func(cmd *cobra.Command, args []string) error { return cmd.Help() },
+	}
 	cmd.AddCommand(kvListCommand(), kvStatCommand(), kvDropCommand())
 	return cmd
 }

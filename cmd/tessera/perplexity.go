@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"unicode/utf8"
@@ -26,8 +27,10 @@ func perplexityCommand() *cobra.Command {
 	cmd.Flags().StringVarP(&path, "file", "f", "", "the text, in UTF-8")
 	cmd.Flags().IntVar(&window, "window", 512, "tokens a window")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
-	cmd.MarkFlagRequired("file") //nolint:errcheck // the flag exists
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if path == "" {
+			return &usageError{errors.New("no text: want -f FILE")}
+		}
 		if window < 4 {
 			return &usageError{fmt.Errorf("--window %d: want at least 4", window)}
 		}

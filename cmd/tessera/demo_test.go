@@ -1,0 +1,92 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tessera-llm/tessera/internal/testenv"
+
+	tessera "github.com/tessera-llm/tessera"
+)
+
+func TestDemoQuestions_HaveTheirPassages(t *testing.T) {
+	questions, err := demoQuestions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(questions) != 10 {
+		t.Errorf("%d questions, want 10", len(questions))
+	}
+	for _, q := range questions {
+		if len(q.docs) != 10 || q.Question == "" || len(q.Answers) == 0 {
+			t.Errorf("%q has %d answers and %d passages, want 10", q.Question, len(q.Answers), len(q.docs))
+		}
+		for i, d := range q.docs {
+			if d.ID != q.Passages[i] || d.Text == "" {
+				t.Errorf("%q: passage %q is %+v", q.Question, q.Passages[i], d)
+			}
+		}
+	}
+}
+
+// The demo with one question over three passages, its restart in this process.
+func TestDemo_OneQuestion_PrintsItsTable(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some 700 tokens of the real model")
+	}
+	path := testenv.Model(t)
+	t.Setenv("TESSERA_HOME", t.TempDir())
+	questions, err := demoQuestions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := questions[0]
+	q.docs = q.docs[:3]
+	var out, errs bytes.Buffer
+	cmd := &cobra.Command{}
+	cmd.SetContext(t.Context())
+	cmd.SetOut(&out)
+	cmd.SetErr(&errs)
+	d := &demo{cmd: cmd, path: path, questions: []demoQuestion{q}}
+	store := newStoreDir(t)
+	full, err := d.full()
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := d.block("block, cold", store, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := d.block("after a restart", store, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runs := []demoRun{full, block[0], block[1], again[0]}
+	if err := d.print(&out, runs); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"full computed", "block computed", "block ram", "block disk"} {
+		r := runs[i].Receipts[0]
+		if got := r.Attention + " " + r.Blocks[1].Source; got != want {
+			t.Errorf("run %d (%s): %s, want %s", i, runs[i].Name, got, want)
+		}
+	}
+	for _, want := range []string{q.Question, "TTFT, median", "block, cold ", "after a restart ", "1 of 1 answers of block attention are the same"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("printed %s\nwhich lacks %q", out.String(), want)
+		}
+	}
+	if errs.Len() > 0 {
+		t.Errorf("on stderr, without a terminal: %q", errs.String())
+	}
+	var flops []float64
+	for _, run := range runs {
+		flops = append(flops, sum(run, func(r *tessera.Receipt) float64 { return r.FLOPs.Total }))
+	}
+	if !(flops[1] > 5*flops[2] && flops[2] == flops[3]) {
+		t.Errorf("operations to the first token are %v in the four runs; warm ones must be few", flops)
+	}
+}
