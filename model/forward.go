@@ -56,11 +56,12 @@ type Workspace struct {
 	parts []part
 	rows  int
 
-	hidden, normed      []float32 // [T × C]
-	query, attended     []float32 // [T × H × D]
-	key, value          []float32 // [T × G × D]
-	gate, up            []float32 // [T × F]
-	logits              []float32 // [outputRows × V]
+	hidden, normed      []float32          // [T × C]
+	query, attended     []float32          // [T × H × D]
+	key, value          []float32          // [T × G × D]
+	gate, up            []float32          // [T × F]
+	logits              []float32          // [outputRows × V]
+	input               kernel.Activations // what the next products multiply
 	product, productAdd kernel.MatMul
 	attend              attention.Attend
 	queries             []attention.Queries
@@ -195,9 +196,10 @@ func (w *Workspace) pass() {
 func (w *Workspace) attention(l *layer) {
 	m := w.model
 	w.each(normAttention)
-	w.product.Run(w.pool, w.query, w.normed, w.rows, &l.query)
-	w.product.Run(w.pool, w.key, w.normed, w.rows, &l.key)
-	w.product.Run(w.pool, w.value, w.normed, w.rows, &l.value)
+	w.input.Set(w.normed, w.rows, m.Hidden)
+	w.product.Run(w.pool, w.query, &w.input, &l.query)
+	w.product.Run(w.pool, w.key, &w.input, &l.key)
+	w.product.Run(w.pool, w.value, &w.input, &l.value)
 	w.each(storeKV)
 	w.queries, w.segments = w.queries[:0], w.segments[:0]
 	for i := range w.parts {
@@ -217,7 +219,8 @@ func (w *Workspace) attention(l *layer) {
 		})
 	}
 	w.attend.Run(w.pool, attention.Shape{Heads: m.Heads, KVHeads: m.KVHeads, Dim: m.HeadDim}, m.rope, w.queries)
-	w.productAdd.Run(w.pool, w.hidden, w.attended, w.rows, &l.attentionOut)
+	w.input.Set(w.attended, w.rows, m.Heads*m.HeadDim)
+	w.productAdd.Run(w.pool, w.hidden, &w.input, &l.attentionOut)
 	if l.attentionOutBias != nil {
 		kernel.AddRows(w.hidden[:w.rows*m.Hidden], l.attentionOutBias)
 	}
@@ -226,10 +229,12 @@ func (w *Workspace) attention(l *layer) {
 // feedForward adds down(silu(gate(x))·up(x)) to the hidden state.
 func (w *Workspace) feedForward(l *layer) {
 	w.each(normFeedForward)
-	w.product.Run(w.pool, w.gate, w.normed, w.rows, &l.gate)
-	w.product.Run(w.pool, w.up, w.normed, w.rows, &l.up)
+	w.input.Set(w.normed, w.rows, w.model.Hidden)
+	w.product.Run(w.pool, w.gate, &w.input, &l.gate)
+	w.product.Run(w.pool, w.up, &w.input, &l.up)
 	w.each(swiGLU)
-	w.productAdd.Run(w.pool, w.hidden, w.gate, w.rows, &l.down)
+	w.input.Set(w.gate, w.rows, w.model.FeedForward)
+	w.productAdd.Run(w.pool, w.hidden, &w.input, &l.down)
 }
 
 // output calls the sequences' Logits, outputRows tokens of one sequence at a time.
@@ -243,7 +248,8 @@ func (w *Workspace) output() {
 		for t := max(p.seq.LogitsFrom-p.from, 0); t < p.rows; t += outputRows {
 			n := min(outputRows, p.rows-t)
 			kernel.RMSNorm(w.normed[:n*m.Hidden], w.hidden[(p.row+t)*m.Hidden:][:n*m.Hidden], m.norm, m.NormEpsilon)
-			w.product.Run(w.pool, w.logits, w.normed, n, &m.output)
+			w.input.Set(w.normed, n, m.Hidden)
+			w.product.Run(w.pool, w.logits, &w.input, &m.output)
 			for j := range n {
 				p.seq.Logits(p.from+t+j, w.logits[j*m.Vocabulary:][:m.Vocabulary])
 			}

@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"runtime"
 
 	"github.com/tessera-llm/tessera/attention"
 	"github.com/tessera-llm/tessera/internal/kernel"
@@ -77,7 +78,22 @@ func New(file *weights.File) (*Model, error) {
 		return nil, fmt.Errorf("%s: %w", file.Path(), r.err)
 	}
 	m.rope = attention.NewTable(m.angles)
+	m.pack()
 	return m, nil
+}
+
+// pack lays the weights out for this CPU's kernels. The embedding is looked up row by row, from the file; where it is the
+// output head too, that is a packed copy.
+func (m *Model) pack() {
+	pool := kernel.NewPool(runtime.GOMAXPROCS(0))
+	defer pool.Close()
+	m.output.Pack(pool)
+	for i := range m.layers {
+		l := &m.layers[i]
+		for _, w := range []*kernel.Matrix{&l.query, &l.key, &l.value, &l.attentionOut, &l.gate, &l.up, &l.down} {
+			w.Pack(pool)
+		}
+	}
 }
 
 // KVShape is the shape of a block of n tokens.

@@ -34,3 +34,38 @@ func expSumAVX2(x *float32, n int, m float32) float32
 //
 //go:noescape
 func swiGLUAVX2(gate, up *float32, n int)
+
+// tileArgs are what the tile kernels work on: tileRows outputs of a few tokens, over n groups of columns. Strides are in bytes.
+type tileArgs struct {
+	dst         *float32 // outputs of the first token
+	dstStride   uintptr
+	x           *int16 // codes of the first token
+	xStride     uintptr
+	xScales     *float32
+	xSums       *float32
+	groupStride uintptr // from a token's scales, or sums, to the next one's
+	codes       *int16  // the panel's
+	scales      *float32
+	mins        *float32 // nil: none
+	groups      int
+	parts       int
+	add         int // 1: start from what dst holds, 0: from zero
+}
+
+// tile4AVX2 computes four tokens, tile1AVX2 one. Sums of products are exact integers within a group (or half one, with two
+// parts); then, group by group, out = fma(sum, scale·xScale, out) and out = fma(min, xSum, out).
+//
+//go:noescape
+func tile4AVX2(a *tileArgs)
+
+//go:noescape
+func tile1AVX2(a *tileArgs)
+
+//go:noescape
+func unpack4AVX2(dst *int16, src *byte, chunks int, bias int16)
+
+//go:noescape
+func unpack8AVX2(dst *int16, src *byte, n int)
+
+//go:noescape
+func codeAVX2(codes *int16, scales, sums, x *float32, groups int)

@@ -9,5 +9,27 @@ func dot4x2AVX2(w0, w1, w2, w3, x0, x1 *float32, n int, out *[2 * panelRows]floa
 }
 func addWeightedAVX2(acc, p, v *float32, d, rows int) { panic("kernel: no AVX2 in this build") }
 func f16ToF32AVX2(dst *float32, src *uint16, n int)   { panic("kernel: no AVX2 in this build") }
+
+type tileArgs struct {
+	dst                *float32
+	dstStride          uintptr
+	x                  *int16
+	xStride            uintptr
+	xScales, xSums     *float32
+	groupStride        uintptr
+	codes              *int16
+	scales, mins       *float32
+	groups, parts, add int
+}
+
+func tile4AVX2(a *tileArgs) { panic("kernel: no AVX2 in this build") }
+func tile1AVX2(a *tileArgs) { panic("kernel: no AVX2 in this build") }
+func unpack4AVX2(dst *int16, src *byte, chunks int, bias int16) {
+	panic("kernel: no AVX2 in this build")
+}
+func unpack8AVX2(dst *int16, src *byte, n int) { panic("kernel: no AVX2 in this build") }
+func codeAVX2(codes *int16, scales, sums, x *float32, groups int) {
+	panic("kernel: no AVX2 in this build")
+}
 func expSumAVX2(x *float32, n int, m float32) float32 { panic("kernel: no AVX2 in this build") }
 func swiGLUAVX2(gate, up *float32, n int)             { panic("kernel: no AVX2 in this build") }

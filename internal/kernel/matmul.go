@@ -11,6 +11,8 @@ type Matrix struct {
 	Rows int // M, outputs
 	Cols int // K, inputs; a multiple of Type.BlockLen
 	Data []byte
+
+	packed *packed // see Pack
 }
 
 // NewMatrix checks that data holds rows × cols weights of type t.
@@ -24,7 +26,7 @@ func NewMatrix(t Type, rows, cols int, data []byte) (Matrix, error) {
 	if want := rows * t.RowBytes(cols); len(data) != want {
 		return Matrix{}, fmt.Errorf("%d × %d weights of %v take %d bytes, found %d", rows, cols, t, want, len(data))
 	}
-	return Matrix{t, rows, cols, data}, nil
+	return Matrix{Type: t, Rows: rows, Cols: cols, Data: data}, nil
 }
 
 // Row writes row i, dequantized, to dst [K].
@@ -43,38 +45,126 @@ const (
 // A MatMul is the task dst [T × M] = x [T × K] · wᵀ, or dst += with Add. The zero value is ready; it keeps its scratch
 // from call to call, so one MatMul serves one caller at a time. dst must not alias x.
 //
-// Each output is Σ_k x[k]·w[k] in float32, w dequantized to float32, summed in the path's own fixed order of k.
+// Each output is Σ_k x[k]·w[k] in float32, w dequantized to float32, summed in the path's own fixed order of k. Where w is
+// packed, x is taken as 16-bit codes (see Activations) and sums are exact within a group of columns.
 type MatMul struct {
 	Add bool
 
-	dst, x []float32
-	rows   int
-	w      *Matrix
-	panels [][]float32 // one a worker: [panelRows × K]
+	dst     []float32
+	x       *Activations
+	w       *Matrix
+	workers []scratch // one a worker
 }
 
-// Run computes the product of the first rows rows of x on the pool.
-func (mm *MatMul) Run(p *Pool, dst, x []float32, rows int, w *Matrix) {
-	mm.dst, mm.x, mm.rows, mm.w = dst[:rows*w.Rows], x[:rows*w.Cols], rows, w
-	if len(mm.panels) < p.Threads() {
-		mm.panels = make([][]float32, p.Threads())
+// scratch is a worker's memory: weights as a product takes them.
+type scratch struct {
+	panel panel
+	rows  []float32 // [panelRows × K]
+	last  [4 * tileRows]float32
+	args  tileArgs
+}
+
+// Run computes the product on the pool.
+func (mm *MatMul) Run(p *Pool, dst []float32, x *Activations, w *Matrix) {
+	if x.cols != w.Cols {
+		panic(fmt.Sprintf("kernel: rows of %d activations for rows of %d weights", x.cols, w.Cols))
 	}
-	for i := range mm.panels {
-		if cap(mm.panels[i]) < panelRows*w.Cols {
-			mm.panels[i] = make([]float32, panelRows*w.Cols)
+	mm.dst, mm.x, mm.w = dst[:x.rows*w.Rows], x, w
+	if len(mm.workers) < p.Threads() {
+		mm.workers = make([]scratch, p.Threads())
+	}
+	if mm.integer() {
+		x.code(p)
+		for i := range mm.workers {
+			mm.workers[i].panel.reserve(min(w.Cols/groupLen, panelGroups))
+		}
+		p.Run((w.Rows+tileRows-1)/tileRows, mm)
+		return
+	}
+	for i := range mm.workers {
+		if cap(mm.workers[i].rows) < panelRows*w.Cols {
+			mm.workers[i].rows = make([]float32, panelRows*w.Cols)
 		}
 	}
 	const item = panelRows * itemPanels
 	p.Run((w.Rows+item-1)/item, mm)
 }
 
-// Do computes the outputs of one item's weight rows for every row of x.
+func (mm *MatMul) integer() bool { return mm.w.packed != nil && features.avx2 }
+
+// Do computes one item: the outputs of a few rows of weights, for every row of x.
 func (mm *MatMul) Do(worker, i int) {
+	if mm.integer() {
+		mm.tile(&mm.workers[worker], i)
+	} else {
+		mm.floats(&mm.workers[worker], i)
+	}
+}
+
+// panelGroups is how many groups of columns are unpacked at a time: their codes fill half of a first-level cache.
+const panelGroups = 16
+
+// tile computes the outputs of one tile of packed weights.
+func (mm *MatMul) tile(s *scratch, tile int) {
+	w, x := mm.w, mm.x
+	groups := w.Cols / groupLen
+	for from := 0; from < groups; from += panelGroups {
+		n := min(panelGroups, groups-from)
+		w.packed.unpack(&s.panel, tile*groups+from, n)
+		add := 0
+		if mm.Add || from > 0 {
+			add = 1
+		}
+		s.args = tileArgs{
+			dstStride: uintptr(w.Rows) * 4, xStride: uintptr(w.Cols) * 2, groupStride: uintptr(groups) * 4,
+			codes: &s.panel.codes[0], scales: &s.panel.scales[0], groups: n, parts: w.packed.parts, add: add,
+		}
+		if !w.packed.mins.empty() {
+			s.args.mins = &s.panel.mins[0]
+		}
+		for t := 0; t < x.rows; {
+			tokens := 1
+			if x.rows-t >= 4 {
+				tokens = 4
+			}
+			s.args.x = &x.codes[t*w.Cols+from*groupLen]
+			s.args.xScales, s.args.xSums = &x.scales[t*groups+from], &x.sums[t*groups+from]
+			mm.outputs(s, tile, t, tokens)
+			t += tokens
+		}
+	}
+}
+
+// outputs computes one tile for a few tokens. A last tile with fewer rows goes by way of scratch.
+func (mm *MatMul) outputs(s *scratch, tile, t, tokens int) {
+	w := mm.w
+	at, rows := t*w.Rows+tile*tileRows, min(tileRows, w.Rows-tile*tileRows)
+	s.args.dst = &mm.dst[at]
+	if rows < tileRows {
+		s.args.dst, s.args.dstStride = &s.last[0], tileRows*4
+		for j := range tokens {
+			copy(s.last[j*tileRows:][:rows], mm.dst[at+j*w.Rows:])
+		}
+	}
+	if tokens == 4 {
+		tile4AVX2(&s.args)
+	} else {
+		tile1AVX2(&s.args)
+	}
+	if rows < tileRows {
+		for j := range tokens {
+			copy(mm.dst[at+j*w.Rows:][:rows], s.last[j*tileRows:])
+		}
+	}
+}
+
+// floats computes one item's outputs with weights as float32.
+func (mm *MatMul) floats(s *scratch, i int) {
 	const item = panelRows * itemPanels
-	w, k := mm.w, mm.w.Cols
+	w, k, x := mm.w, mm.w.Cols, mm.x.x
 	for m := i * item; m < min((i+1)*item, w.Rows); m += panelRows {
 		n := min(panelRows, w.Rows-m)
-		panel := mm.panel(worker, m, n)
+		panel := mm.panel(s, m, n)
 		w0 := panel[:k]
 		w1, w2, w3 := w0, w0, w0 // rows past the end repeat the first one, and are not stored
 		if n > 1 {
@@ -87,26 +177,26 @@ func (mm *MatMul) Do(worker, i int) {
 			w3 = panel[3*k : 4*k]
 		}
 		t := 0
-		for ; t+1 < mm.rows; t += 2 {
-			sums := dot4x2(w0, w1, w2, w3, mm.x[t*k:(t+1)*k], mm.x[(t+1)*k:(t+2)*k])
+		for ; t+1 < mm.x.rows; t += 2 {
+			sums := dot4x2(w0, w1, w2, w3, x[t*k:(t+1)*k], x[(t+1)*k:(t+2)*k])
 			mm.store(t, m, sums[:n])
 			mm.store(t+1, m, sums[panelRows:][:n])
 		}
-		if t < mm.rows {
-			sums := dot4(w0, w1, w2, w3, mm.x[t*k:(t+1)*k])
+		if t < mm.x.rows {
+			sums := dot4(w0, w1, w2, w3, x[t*k:(t+1)*k])
 			mm.store(t, m, sums[:n])
 		}
 	}
 }
 
 // panel returns rows m … m+n-1 of the weights as float32, in place where they are stored so.
-func (mm *MatMul) panel(worker, m, n int) []float32 {
+func (mm *MatMul) panel(s *scratch, m, n int) []float32 {
 	w, row := mm.w, mm.w.Type.RowBytes(mm.w.Cols)
 	data := w.Data[m*row : (m+n)*row]
 	if w.Type == F32 {
 		return Floats(data)
 	}
-	panel := mm.panels[worker][:n*w.Cols]
+	panel := s.rows[:n*w.Cols]
 	Dequantize(w.Type, panel, data)
 	return panel
 }

@@ -91,7 +91,7 @@ func TestMatMul_AgreesWithFloat64(t *testing.T) {
 			x := random(rng, s.t*s.k+1)[1:] // not aligned to a vector
 			dst := make([]float32, s.t*s.m+2)
 			dst[0], dst[len(dst)-1] = 7, 7
-			mm.Run(pool, dst[1:], x, s.t, &w)
+			multiply(&mm, pool, dst[1:], x, s.t, &w)
 			if dst[0] != 7 || dst[len(dst)-1] != 7 {
 				t.Fatalf("%+v: wrote beside dst", s)
 			}
@@ -136,7 +136,7 @@ func TestMatMul_NaNInfDenormal_ReachTheirOutputsOnly(t *testing.T) {
 						}
 						w := floatMatrix(weights, m, k)
 						dst := make([]float32, m*rows)
-						mm.Run(pool, dst, x, rows, &w)
+						multiply(&mm, pool, dst, x, rows, &w)
 						if got := dst[special]; got != c.want && !(got != got && c.want != c.want) {
 							t.Fatalf("K %d: %v at %d times %v = %v, want %v", k, c.x, at, c.w, got, c.want)
 						}
@@ -165,7 +165,7 @@ func TestMatMul_RowsAndThreads_SameBits(t *testing.T) {
 			x := random(rng, tokens*s.k)
 			want := make([]float32, tokens*s.m)
 			one := NewPool(1)
-			new(MatMul).Run(one, want, x, tokens, &w)
+			multiply(new(MatMul), one, want, x, tokens, &w)
 			one.Close()
 			for threads := 1; threads <= 3; threads++ {
 				pool := NewPool(threads)
@@ -174,7 +174,7 @@ func TestMatMul_RowsAndThreads_SameBits(t *testing.T) {
 					got := make([]float32, tokens*s.m)
 					for from := 0; from < tokens; from += step {
 						n := min(step, tokens-from)
-						mm.Run(pool, got[from*s.m:], x[from*s.k:], n, &w)
+						multiply(&mm, pool, got[from*s.m:], x[from*s.k:], n, &w)
 					}
 					if i, ok := sameBits(got, want); !ok {
 						t.Errorf("seed %d, %+v: %d rows at a time on %d threads: token %d, output %d = %v, all %d rows on one thread %v",
@@ -195,8 +195,8 @@ func TestMatMul_Add_AddsTheSameProduct(t *testing.T) {
 		defer pool.Close()
 		w, x, before := randomMatrix(rng, Q4_0, m, k), random(rng, rows*k), random(rng, rows*m)
 		product, sum := make([]float32, rows*m), append([]float32(nil), before...)
-		new(MatMul).Run(pool, product, x, rows, &w)
-		(&MatMul{Add: true}).Run(pool, sum, x, rows, &w)
+		multiply(new(MatMul), pool, product, x, rows, &w)
+		multiply(&MatMul{Add: true}, pool, sum, x, rows, &w)
 		for i := range sum {
 			if want := before[i] + product[i]; sum[i] != want {
 				t.Errorf("output %d = %v, want %v + %v = %v", i, sum[i], before[i], product[i], want)
@@ -212,8 +212,10 @@ func TestMatMul_AfterTheFirstCall_AllocatesNothing(t *testing.T) {
 		pool := NewPool(2)
 		defer pool.Close()
 		w, x, dst := randomMatrix(rng, Q4_1, m, k), random(rng, rows*k), make([]float32, rows*m)
+		w.Pack(pool)
 		var mm MatMul
-		if n := testing.AllocsPerRun(20, func() { mm.Run(pool, dst, x, rows, &w) }); n != 0 {
+		var a Activations
+		if n := testing.AllocsPerRun(20, func() { a.Set(x, rows, k); mm.Run(pool, dst, &a, &w) }); n != 0 {
 			t.Errorf("%v allocations a call, want 0", n)
 		}
 	})
@@ -288,7 +290,7 @@ func BenchmarkMatMul(b *testing.B) {
 				defer pool.Close()
 				var mm MatMul
 				for b.Loop() {
-					mm.Run(pool, dst, x, rows, &w)
+					multiply(&mm, pool, dst, x, rows, &w)
 				}
 				b.ReportMetric(2*float64(m*k*rows)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 			})

@@ -33,7 +33,7 @@ func TestDotRows_AgreesWithFloat64_AndHasMatMulsBits(t *testing.T) {
 						continue
 					}
 					product, matrix := make([]float32, rows*m), floatMatrix(w, m, k)
-					new(MatMul).Run(pool, product, x, rows, &matrix)
+					multiply(new(MatMul), pool, product, x, rows, &matrix)
 					if i, ok := sameBits(dst[:rows*m], product); !ok {
 						t.Fatalf("seed %d, k %d, %d × %d: product %d = %v, by MatMul %v", seed, k, rows, m, i, dst[i], product[i])
 					}

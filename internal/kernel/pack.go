@@ -1,0 +1,246 @@
+package kernel
+
+import "fmt"
+
+// tileRows is how many rows of weights are packed and multiplied together.
+const tileRows = 16
+
+// groupLen is how many activations share a scale. Weights have a scale for each group, or two.
+const groupLen = 32
+
+// packed is a matrix of integer weights laid out for the integer kernels, tile by tile of tileRows rows (the last one
+// filled up with zeros), and within a tile pair by pair of columns: row 0's two weights, row 1's … That is the order
+// in which a vector of products takes them.
+//
+// A weight is scale·code + min, scale and min given per row and group.
+type packed struct {
+	bits   int    // 4: codes 0 … 15, less bias; 8: codes -128 … 127
+	bias   int    // taken from each 4-bit code
+	codes  []byte // [tiles × groups × tileRows × groupLen] of bits each
+	parts  int    // scales a group: 1, or 2 where the type has blocks of 16
+	scales coefficients
+	mins   coefficients // empty where the type has none; with parts 1
+}
+
+// coefficients are scales or mins [tiles × groups × parts × tileRows], half floats where the type has them so, to read less.
+type coefficients struct {
+	halves []uint16
+	floats []float32
+}
+
+func (c *coefficients) empty() bool { return c.halves == nil && c.floats == nil }
+
+// to writes n of them, from index from on, as float32.
+func (c *coefficients) to(dst []float32, from, n int) {
+	if c.halves != nil {
+		F16ToF32s(dst, c.halves[from:from+n])
+	} else {
+		copy(dst, c.floats[from:from+n])
+	}
+}
+
+// packable says whether the integer kernels take weights of type t.
+func packable(t Type) bool {
+	switch t {
+	case Q4_0, Q4_1, Q8_0, Q4_K, Q6_K:
+		return true
+	}
+	return false
+}
+
+// Pack lays the weights out for the kernels of this CPU, once, when the model is loaded: MatMul is some times quicker
+// afterwards. It takes memory of about the weights' own size. Where the CPU or the type has no such kernel it does nothing.
+func (m *Matrix) Pack(pool *Pool) {
+	if !features.avx2 || !packable(m.Type) {
+		return
+	}
+	p := &packed{bits: 4, parts: 1}
+	tiles, groups := (m.Rows+tileRows-1)/tileRows, m.Cols/groupLen
+	n := tiles * groups * tileRows
+	switch m.Type {
+	case Q4_0:
+		p.bias = 8
+		p.scales.halves = make([]uint16, n)
+	case Q4_1:
+		p.scales.halves, p.mins.halves = make([]uint16, n), make([]uint16, n)
+	case Q8_0:
+		p.bits = 8
+		p.scales.halves = make([]uint16, n)
+	case Q4_K:
+		p.scales.floats, p.mins.floats = make([]float32, n), make([]float32, n)
+	case Q6_K:
+		p.bits, p.parts = 8, 2
+		p.scales.floats = make([]float32, 2*n)
+	}
+	p.codes = make([]byte, n*groupLen*p.bits/8)
+	m.packed = nil
+	pool.Run(tiles, &packing{m, p})
+	m.packed = p
+}
+
+// packing is the task of packing one tile an item.
+type packing struct {
+	m *Matrix
+	p *packed
+}
+
+func (t *packing) Do(_, tile int) {
+	m, p := t.m, t.p
+	groups, row := m.Cols/groupLen, m.Type.RowBytes(m.Cols)
+	var codes [groupLen]int8
+	for r := range min(tileRows, m.Rows-tile*tileRows) {
+		data := m.Data[(tile*tileRows+r)*row:][:row]
+		for g := range groups {
+			at := (tile*groups + g) * tileRows // first scale of the group, were there one a row
+			switch m.Type {
+			case Q4_0:
+				block := data[g*18:][:18]
+				nibbles(&codes, block[2:])
+				p.scales.halves[at+r] = uint16(block[0]) | uint16(block[1])<<8
+			case Q4_1:
+				block := data[g*20:][:20]
+				nibbles(&codes, block[4:])
+				p.scales.halves[at+r] = uint16(block[0]) | uint16(block[1])<<8
+				p.mins.halves[at+r] = uint16(block[2]) | uint16(block[3])<<8
+			case Q8_0:
+				block := data[g*34:][:34]
+				for i, b := range block[2:] {
+					codes[i] = int8(b)
+				}
+				p.scales.halves[at+r] = uint16(block[0]) | uint16(block[1])<<8
+			case Q4_K:
+				p.scales.floats[at+r], p.mins.floats[at+r] = q4_KGroup(&codes, data[g/8*144:][:144], g%8)
+			case Q6_K:
+				p.scales.floats[2*at+r], p.scales.floats[2*at+tileRows+r] = q6_KGroup(&codes, data[g/8*210:][:210], g%8)
+			}
+			if p.bits == 4 {
+				p.put4(tile*groups+g, r, &codes)
+			} else {
+				p.put8(tile*groups+g, r, &codes)
+			}
+		}
+	}
+}
+
+// nibbles spreads 16 bytes: low halves are the first 16 codes.
+func nibbles(codes *[groupLen]int8, b []byte) {
+	b = b[:16]
+	for i, v := range b {
+		codes[i], codes[16+i] = int8(v&15), int8(v>>4)
+	}
+}
+
+// put4 stores one row's codes of a group: for each eight columns 32 bits a row, pair j's two codes in nibbles j and j+4, so
+// that a shift and a mask leave them in the halves of a 32-bit lane. First the eight rows of the tile's upper half.
+func (p *packed) put4(group, row int, codes *[groupLen]int8) {
+	for chunk := range groupLen / 8 {
+		var lane uint32
+		for i, c := range codes[chunk*8:][:8] {
+			lane |= uint32(c&15) << (4 * (i/2 + i%2*4))
+		}
+		at := group*tileRows*groupLen/2 + chunk*64 + row*4
+		p.codes[at], p.codes[at+1], p.codes[at+2], p.codes[at+3] = byte(lane), byte(lane>>8), byte(lane>>16), byte(lane>>24)
+	}
+}
+
+// put8 stores one row's codes of a group, pair by pair.
+func (p *packed) put8(group, row int, codes *[groupLen]int8) {
+	for i, c := range codes {
+		p.codes[group*tileRows*groupLen+i/2*2*tileRows+row*2+i%2] = byte(c)
+	}
+}
+
+// q4_KGroup spreads group g of a block of Q4_K and returns its scale and min.
+func q4_KGroup(codes *[groupLen]int8, block []byte, g int) (scale, low float32) {
+	d, dmin := half(block[0], block[1]), half(block[2], block[3])
+	s, m := scaleAndMin((*[12]byte)(block[4:16]), g)
+	for i, b := range block[16+g/2*32:][:32] {
+		codes[i] = int8(b >> (4 * (g % 2)) & 15)
+	}
+	return d * s, -dmin * m
+}
+
+// q6_KGroup spreads group g of a block of Q6_K and returns the scales of its two halves.
+func q6_KGroup(codes *[groupLen]int8, block []byte, g int) (first, second float32) {
+	low, high, scales := block[g/4*64+g%2*32:][:32], block[128+g/4*32:][:32], block[192:208]
+	for i := range codes {
+		codes[i] = int8(low[i]>>(4*(g%4/2))&15|high[i]>>(2*(g%4))&3<<4) - 32
+	}
+	d := half(block[208], block[209])
+	return d * float32(int8(scales[2*g])), d * float32(int8(scales[2*g+1]))
+}
+
+// A panel is a tile's weights as the tile kernels take them: for groups of columns, 16-bit codes pair by pair, scales and
+// mins as float32.
+type panel struct {
+	codes  []int16   // [groups × groupLen/2 × tileRows × 2]
+	scales []float32 // [groups × parts × tileRows]
+	mins   []float32 // [groups × tileRows], nil without mins
+}
+
+func (p *panel) reserve(groups int) {
+	if len(p.codes) < groups*groupLen*tileRows {
+		p.codes = make([]int16, groups*groupLen*tileRows)
+		p.scales = make([]float32, groups*2*tileRows)
+		p.mins = make([]float32, groups*tileRows)
+	}
+}
+
+// unpack writes groups from … from+n-1 of all tiles' groups to the panel.
+func (p *packed) unpack(to *panel, from, n int) {
+	if p.bits == 4 {
+		unpack4AVX2(&to.codes[0], &p.codes[from*tileRows*groupLen/2], n*groupLen/8, int16(p.bias))
+	} else {
+		unpack8AVX2(&to.codes[0], &p.codes[from*tileRows*groupLen], n*groupLen*tileRows)
+	}
+	p.scales.to(to.scales, from*p.parts*tileRows, n*p.parts*tileRows)
+	if !p.mins.empty() {
+		p.mins.to(to.mins, from*tileRows, n*tileRows)
+	}
+}
+
+// Activations are rows [T × K] that several matrices are multiplied with. Set once; the integer codes are made when they
+// are first needed, by the pool.
+//
+// The integer kernels take them as 16-bit codes, one scale for each groupLen of them: the largest magnitude becomes 32,767,
+// so that a code is off by at most 1/65,534 of it. That is what float32 products of such rows lose to rounding, too.
+type Activations struct {
+	x      []float32
+	rows   int
+	cols   int
+	coded  bool
+	codes  []int16   // [T × K]
+	scales []float32 // [T × K/groupLen]
+	sums   []float32 // [T × K/groupLen]: Σ of the group's coded values
+}
+
+// Set makes x [rows × cols] the activations; x must not change until they are set again.
+func (a *Activations) Set(x []float32, rows, cols int) {
+	if len(x) < rows*cols {
+		panic(fmt.Sprintf("kernel: %d activations for %d rows of %d", len(x), rows, cols))
+	}
+	a.x, a.rows, a.cols, a.coded = x[:rows*cols], rows, cols, false
+}
+
+// code makes the integer codes.
+func (a *Activations) code(pool *Pool) {
+	if a.coded {
+		return
+	}
+	a.coded = true
+	n, groups := a.rows*a.cols, a.rows*a.cols/groupLen
+	if cap(a.codes) < n {
+		a.codes, a.scales, a.sums = make([]int16, n), make([]float32, groups), make([]float32, groups)
+	}
+	a.codes, a.scales, a.sums = a.codes[:n], a.scales[:groups], a.sums[:groups]
+	pool.Run((a.rows+codeRows-1)/codeRows, a)
+}
+
+// codeRows is how many rows are coded in one item of work.
+const codeRows = 8
+
+// Do codes one item's rows.
+func (a *Activations) Do(_, i int) {
+	from, to := i*codeRows*a.cols, min((i+1)*codeRows, a.rows)*a.cols
+	codeAVX2(&a.codes[from], &a.scales[from/groupLen], &a.sums[from/groupLen], &a.x[from], (to-from)/groupLen)
+}

@@ -1,0 +1,103 @@
+package kernel
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+)
+
+// multiply runs a product of rows that no other product shares.
+func multiply(mm *MatMul, pool *Pool, dst, x []float32, rows int, w *Matrix) {
+	var a Activations
+	a.Set(x, rows, w.Cols)
+	mm.Run(pool, dst, &a, w)
+}
+
+// ordinaryMatrix is m × k weights of a packable type with scales of ordinary size and both signs.
+func ordinaryMatrix(rng *rand.Rand, t Type, m, k int) Matrix {
+	w := randomMatrix(rng, t, m, k)
+	return w
+}
+
+func TestMatMul_Packed_AgreesWithFloat64OfTheCodes(t *testing.T) {
+	eachPath(t, func(t *testing.T) {
+		if !features.avx2 {
+			t.Skip("this path does not pack")
+		}
+		pool := NewPool(2)
+		defer pool.Close()
+		rng := rand.New(rand.NewPCG(5, 0))
+		var mm MatMul
+		for _, typ := range []Type{Q4_0, Q4_1, Q8_0, Q4_K, Q6_K} {
+			block := max(typ.BlockLen(), groupLen)
+			for _, k := range []int{block, 3 * block, 18 * 32 / block * block, 2048} {
+				if k == 0 {
+					continue
+				}
+				for _, m := range []int{1, 15, 16, 17, 48, 53} {
+					for _, rows := range []int{1, 3, 4, 9} {
+						w := ordinaryMatrix(rng, typ, m, k)
+						weights := dequantized(&w)
+						w.Pack(pool)
+						if w.packed == nil {
+							t.Fatalf("%v was not packed", typ)
+						}
+						x := random(rng, rows*k)
+						for i := range x[:k/2] {
+							x[i] *= 1000 // groups of very different size
+						}
+						var a Activations
+						a.Set(x, rows, k)
+						dst := make([]float32, rows*m)
+						mm.Run(pool, dst, &a, &w)
+						coded := make([]float32, len(x))
+						for i, c := range a.codes {
+							scale := a.scales[i/groupLen]
+							coded[i] = float32(c) * scale
+							if math.Abs(float64(coded[i]-x[i])) > float64(scale)*0.505 {
+								t.Fatalf("activation %v coded as %v, more than half a step of %v away", x[i], coded[i], scale)
+							}
+						}
+						for i := range dst {
+							want, size := dot64(coded[i/m*k:][:k], weights[i%m*k:][:k])
+							if got := float64(dst[i]); !(math.Abs(got-want) <= 4*tolerance(k, size)) {
+								t.Fatalf("%v [%d × %d], %d rows: output %d of token %d = %v, want %v ± %g", typ, m, k, rows, i%m, i/m, got, want, 4*tolerance(k, size))
+							}
+						}
+						again := make([]float32, m)
+						multiply(&mm, pool, again, x[(rows-1)*k:], 1, &w)
+						if i, ok := sameBits(again, dst[(rows-1)*m:]); !ok {
+							t.Fatalf("%v [%d × %d]: output %d of the last of %d rows differs from the row alone", typ, m, k, i, rows)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
+func BenchmarkMatMulPacked(b *testing.B) {
+	for _, typ := range []Type{Q4_1, Q4_0, Q8_0} {
+		for _, shape := range [][2]int{{1536, 576}, {576, 1536}} {
+			for _, rows := range []int{1, 64, 512} {
+				b.Run(fmt.Sprintf("%v/M=%d/K=%d/T=%d", typ, shape[0], shape[1], rows), func(b *testing.B) {
+					m, k := shape[0], shape[1]
+					rng := rand.New(rand.NewPCG(1, 2))
+					pool := NewPool(1)
+					defer pool.Close()
+					w := randomMatrix(rng, typ, m, k)
+					w.Pack(pool)
+					x, dst := random(rng, rows*k), make([]float32, rows*m)
+					var mm MatMul
+					var a Activations
+					for b.Loop() {
+						a.Set(x, rows, k)
+						mm.Run(pool, dst, &a, &w)
+					}
+					b.ReportMetric(float64(m*k*rows)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GMAC/s")
+				})
+			}
+		}
+	}
+}
