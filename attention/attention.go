@@ -47,7 +47,7 @@ type Queries struct {
 // All three are counted from the start of a block or prompt, so the order of every sum depends on the prompt alone.
 const (
 	rowTile  = 16
-	keyTile  = 32
+	keyTile  = kernel.KeyTile
 	spanKeys = 2048
 )
 
@@ -198,16 +198,16 @@ func (a *Attend) turn(it *item, q *Queries, offset int, dst []float32) {
 // its maximum score m, the sum Σ e^(s-m) and the weighted values Σ e^(s-m)·v [D].
 func (a *Attend) partial(it *item, q *Queries, seg *Segment, lo, hi int, s *scratch, state []float32) {
 	d, group, n := a.shape.Dim, a.shape.Heads/a.shape.KVHeads, hi-lo
-	k := seg.rows(seg.HeadStride*it.head+lo*d, n*d, s.keys)
+	kernel.Keys(s.keys, seg.rows(seg.HeadStride*it.head+lo*d, n*d, s.values), n, d)
 	v := seg.rows(seg.HeadStride*it.head+seg.VOffset+lo*d, n*d, s.values)
-	kernel.DotRows(s.scores[:it.rows*group*n], s.turned[:it.rows*group*d], k, d)
+	kernel.Scores(s.scores, s.turned[:it.rows*group*d], s.keys, n, d)
 	for r := range it.rows {
 		visible := min(q.Position+it.row+r-seg.Offset+1-lo, n)
 		if visible <= 0 {
 			continue
 		}
 		for h := r * group; h < (r+1)*group; h++ {
-			add(state[h*(2+d):][:2+d], s.scores[h*n:][:visible], v)
+			add(state[h*(2+d):][:2+d], s.scores[h*keyTile:][:visible], v)
 		}
 	}
 }
@@ -232,11 +232,7 @@ func reset(state []float32, d int) {
 // add takes scored values into one query's state. It overwrites scores.
 func add(state, scores, v []float32) {
 	m, sum, acc := state[0], state[1], state[2:]
-	top := m
-	for _, s := range scores {
-		top = max(top, s)
-	}
-	if top > m {
+	if top := kernel.Max(scores); top > m {
 		shrink := kernel.Exp(m - top)
 		sum *= shrink
 		kernel.Scale(acc, shrink)

@@ -69,3 +69,23 @@ func unpack8AVX2(dst *int16, src *byte, n int)
 
 //go:noescape
 func codeAVX2(codes *int16, scales, sums, x *float32, groups int)
+
+// transposeAVX2 writes n rows of d values as d rows of KeyTile. n and d are multiples of 8, above 0.
+//
+//go:noescape
+func transposeAVX2(dst, src *float32, n, d int)
+
+// scoresAVX2 is Scores on transposed keys, for all KeyTile of them.
+//
+//go:noescape
+func scoresAVX2(dst, q, keys *float32, rows, d int)
+
+// maxAVX2 is the largest of n values, at least 8.
+//
+//go:noescape
+func maxAVX2(x *float32, n int) float32
+
+// f32ToF16AVX2 converts n values, a multiple of 8.
+//
+//go:noescape
+func f32ToF16AVX2(dst *uint16, src *float32, n int)

@@ -95,6 +95,8 @@ func Exp(x float32) float32 {
 	return p * math.Float32frombits(uint32(e+127)<<23)
 }
 
+var negInf = float32(math.Inf(-1))
+
 // LogSumExp is log Σ e^x[i], in float64.
 func LogSumExp(x []float32) float64 {
 	top := math.Inf(-1)

@@ -1,8 +1,8 @@
 package kernel
 
-// DotRows writes the products of every row of x with every row of w, rows of k values, to dst [rows of x × rows of w].
+// dotRows writes the products of every row of x with every row of w, rows of k values, to dst [rows of x × KeyTile].
 // Each is one sum in the order of MatMul's.
-func DotRows(dst, x, w []float32, k int) {
+func dotRows(dst, x, w []float32, k int) {
 	m := len(w) / k
 	row := func(j int) []float32 { return w[min(j, m-1)*k:][:k] }
 	for j := 0; j < m; j += panelRows {
@@ -11,12 +11,12 @@ func DotRows(dst, x, w []float32, k int) {
 		t, rows := 0, len(x)/k
 		for ; t+1 < rows; t += 2 {
 			sums := dot4x2(w0, w1, w2, w3, x[t*k:][:k], x[(t+1)*k:][:k])
-			copy(dst[t*m+j:][:n], sums[:])
-			copy(dst[(t+1)*m+j:][:n], sums[panelRows:])
+			copy(dst[t*KeyTile+j:][:n], sums[:])
+			copy(dst[(t+1)*KeyTile+j:][:n], sums[panelRows:])
 		}
 		if t < rows {
 			sums := dot4(w0, w1, w2, w3, x[t*k:][:k])
-			copy(dst[t*m+j:][:n], sums[:])
+			copy(dst[t*KeyTile+j:][:n], sums[:])
 		}
 	}
 }
@@ -116,7 +116,12 @@ func F16ToF32s(dst []float32, src []uint16) {
 // F32ToF16s converts to half floats, rounding to nearest, ties to even.
 func F32ToF16s(dst []uint16, src []float32) {
 	dst = dst[:len(src)]
-	for i, f := range src {
-		dst[i] = F32ToF16(f)
+	i := 0
+	if features.avx2 && len(src) >= 8 {
+		i = len(src) &^ 7
+		f32ToF16AVX2(&dst[0], &src[0], i)
+	}
+	for ; i < len(src); i++ {
+		dst[i] = F32ToF16(src[i])
 	}
 }

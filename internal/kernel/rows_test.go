@@ -7,36 +7,104 @@ import (
 	"testing"
 )
 
-func TestDotRows_AgreesWithFloat64_AndHasMatMulsBits(t *testing.T) {
+func TestScores_AgreeWithFloat64_HoweverManyRows(t *testing.T) {
 	eachPath(t, func(t *testing.T) {
 		const seed = 7
 		rng := rand.New(rand.NewPCG(seed, 0))
-		pool := NewPool(1)
-		defer pool.Close()
-		for _, k := range []int{1, 2, 7, 8, 9, 15, 16, 17, 31, 64, 80, 128, 131} {
-			for m := range 10 {
-				for rows := range 6 {
-					x, w := random(rng, rows*k+1)[1:], random(rng, m*k+1)[1:]
-					dst := make([]float32, rows*m+1)
-					dst[rows*m] = 7
-					DotRows(dst, x, w, k)
-					if dst[rows*m] != 7 {
-						t.Fatalf("k %d, %d × %d: wrote past the end", k, rows, m)
+		for _, d := range []int{1, 2, 7, 8, 9, 15, 16, 17, 64, 80, 128, 131} {
+			for n := 1; n <= KeyTile; n++ {
+				for rows := range 8 {
+					x, w := random(rng, rows*d+1)[1:], random(rng, n*d+1)[1:]
+					keys, dst := make([]float32, KeyTile*d+1), make([]float32, rows*KeyTile+1)
+					keys[KeyTile*d], dst[rows*KeyTile] = 7, 7
+					Keys(keys, w, n, d)
+					Scores(dst, x, keys, n, d)
+					if keys[KeyTile*d] != 7 || dst[rows*KeyTile] != 7 {
+						t.Fatalf("d %d, %d × %d: wrote past the end", d, rows, n)
 					}
-					for i, got := range dst[:rows*m] {
-						want, size := dot64(x[i/m*k:][:k], w[i%m*k:][:k])
-						if !(math.Abs(float64(got)-want) <= tolerance(k, size)) {
-							t.Fatalf("seed %d, k %d: row %d of %d with row %d of %d = %v, want %v", seed, k, i/m, rows, i%m, m, got, want)
+					for row := range rows {
+						for key, got := range dst[row*KeyTile:][:n] {
+							want, size := dot64(x[row*d:][:d], w[key*d:][:d])
+							if !(math.Abs(float64(got)-want) <= tolerance(d, size)) {
+								t.Fatalf("seed %d, d %d: row %d of %d with key %d of %d = %v, want %v", seed, d, row, rows, key, n, got, want)
+							}
+						}
+						alone := make([]float32, KeyTile)
+						Scores(alone, x[row*d:][:d], keys, n, d)
+						if i, ok := sameBits(alone[:n], dst[row*KeyTile:][:n]); !ok {
+							t.Fatalf("seed %d, d %d: row %d of %d with key %d of %d = %v, alone %v", seed, d, row, rows, i, n, dst[row*KeyTile+i], alone[i])
 						}
 					}
-					if m == 0 {
-						continue
+				}
+			}
+		}
+	})
+}
+
+func TestMax_IsTheLargest(t *testing.T) {
+	eachPath(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(9, 0))
+		for n := range 70 {
+			for at := range n {
+				x := random(rng, n)
+				x[at] = 100
+				if got := Max(x); got != 100 {
+					t.Fatalf("largest of %v = %v, want 100 at %d", x, got, at)
+				}
+			}
+		}
+		if got := Max(nil); !math.IsInf(float64(got), -1) {
+			t.Errorf("largest of nothing = %v, want -Inf", got)
+		}
+	})
+}
+
+func TestF32ToF16s_EveryLength_IsTheScalarConversion(t *testing.T) {
+	eachPath(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(10, 0))
+		for n := range 70 {
+			src, dst := make([]float32, n), make([]uint16, n+1)
+			for i := range src {
+				src[i] = math.Float32frombits(rng.Uint32())
+				if src[i] != src[i] {
+					src[i] = 1e-7 // a NaN's payload may differ
+				}
+			}
+			dst[n] = 7
+			F32ToF16s(dst[:n], src)
+			for i, got := range dst[:n] {
+				if want := F32ToF16(src[i]); got != want {
+					t.Fatalf("value %d of %d: %v = %#x, want %#x", i, n, src[i], got, want)
+				}
+			}
+			if dst[n] != 7 {
+				t.Fatalf("%d values: wrote past the end", n)
+			}
+		}
+	})
+}
+
+func TestExpSum_AgreesWithFloat64_WithinTwoUnits(t *testing.T) {
+	eachPath(t, func(t *testing.T) {
+		for n := range 70 {
+			for _, m := range []float32{0, 3.5, 80} {
+				x := make([]float32, n+1)
+				var want []float64
+				var sum float64
+				for i := range x[:n] {
+					x[i] = m - float32(i*i)/50
+					want = append(want, math.Exp(float64(x[i]-m)))
+					sum += want[i]
+				}
+				x[n] = 7
+				got := ExpSum(x[:n], m)
+				for i, w := range want {
+					if math.Abs(float64(x[i])-w) > w*0x1p-22 && w > 1e-37 {
+						t.Fatalf("n %d, m %v: value %d = %v, want %v", n, m, i, x[i], w)
 					}
-					product, matrix := make([]float32, rows*m), floatMatrix(w, m, k)
-					multiply(new(MatMul), pool, product, x, rows, &matrix)
-					if i, ok := sameBits(dst[:rows*m], product); !ok {
-						t.Fatalf("seed %d, k %d, %d × %d: product %d = %v, by MatMul %v", seed, k, rows, m, i, dst[i], product[i])
-					}
+				}
+				if x[n] != 7 || math.Abs(float64(got)-sum) > sum*1e-6 {
+					t.Fatalf("n %d, m %v: sum %v, want %v", n, m, got, sum)
 				}
 			}
 		}
@@ -149,14 +217,15 @@ func TestScale_MultipliesEach(t *testing.T) {
 	}
 }
 
-func BenchmarkDotRows(b *testing.B) {
-	const d, keys = 64, 32 // a tile of attention
+func BenchmarkScores(b *testing.B) {
+	const d, keys = 64, KeyTile // a tile of attention
 	for _, rows := range []int{1, 48} {
 		b.Run(fmt.Sprintf("T=%d", rows), func(b *testing.B) {
 			rng := rand.New(rand.NewPCG(1, 2))
-			x, w, dst := random(rng, rows*d), random(rng, keys*d), make([]float32, rows*keys)
+			x, w, dst, tile := random(rng, rows*d), random(rng, keys*d), make([]float32, rows*keys), make([]float32, keys*d)
 			for b.Loop() {
-				DotRows(dst, x, w, d)
+				Keys(tile, w, keys, d)
+				Scores(dst, x, tile, keys, d)
 			}
 			b.ReportMetric(2*d*keys*float64(rows*b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 		})
