@@ -263,7 +263,7 @@ func TestForward_OneBlock_EqualsSeveralDependentOnes(t *testing.T) {
 		}
 		forward(t, m, 2, batch...)
 		for i := range whole {
-			if !(math.Abs(float64(cut[i]-whole[i])) <= 2e-5) {
+			if !(math.Abs(float64(cut[i]-whole[i])) <= 5e-5) { // float32, summed and turned in another order
 				t.Fatalf("blocks %v: logit %d of token %d = %v, as one block %v", lens, i%256, i/256, cut[i], whole[i])
 			}
 		}

@@ -207,6 +207,7 @@ func (r *reader) rope(c *Config) attention.RoPE {
 		r.fail("llama.rope.scaling.type is %q; known are none, linear and yarn, whose frequencies are fixed when the model is loaded", kind)
 		return rope
 	}
+	rope.Magnitude *= r.number("llama.rope.scaling.attn_factor", 1)
 	if _, ok := r.file.Tensor("rope_freqs.weight"); ok { // Llama 3's scaling
 		var err error
 		if rope, err = rope.Factors(r.vector("rope_freqs.weight", dims/2)); err != nil {

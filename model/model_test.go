@@ -147,6 +147,7 @@ func TestNew_RoPEKeys(t *testing.T) {
 			v.set("llama.rope.scaling.yarn_beta_fast", float32(16))
 			v.set("llama.rope.scaling.yarn_beta_slow", float32(2))
 		}, plain.YaRN(10000, 2, 512, 16, 2)},
+		{"a magnitude of its own", func(v *variant) { v.set("llama.rope.scaling.attn_factor", float32(0.5)) }, attention.RoPE{Freqs: plain.Freqs, Magnitude: 0.5}},
 		{"factors", func(v *variant) { v.put("rope_freqs.weight", factors, 8) }, factored},
 	} {
 		v := tiny(t, "tiny-tied.gguf")

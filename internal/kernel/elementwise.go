@@ -103,6 +103,9 @@ func LogSumExp(x []float32) float64 {
 	for _, v := range x {
 		top = max(top, float64(v))
 	}
+	if math.IsInf(top, -1) {
+		return top
+	}
 	var sum float64
 	for _, v := range x {
 		sum += math.Exp(float64(v) - top)
