@@ -82,6 +82,42 @@ func TestGenerate_TwoRequestsWantTheSameBlocks_EachIsComputedOnce(t *testing.T) 
 	}
 }
 
+// Between looking for a block and claiming it another request may finish it: the claim alone is no reason to compute.
+func TestGenerate_BlockStoredBeforeTheClaim_IsNotComputedAgain(t *testing.T) {
+	q := question(system, where)
+	other, e := start(t, setting{}), start(t, setting{})
+	want := other.ask(t, q)
+	shape := e.model.KVShape(kv.F16, len(system))
+	theirs, err := other.store.Get(want.rec.Blocks[0].ID, shape)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	e.claims.mu.Lock() // the request looks, and then waits here to claim
+	together(t,
+		func() {
+			rec, err := e.Generate(context.Background(), q)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mustCome(t, "stored meanwhile", rec, "ram computed")
+		},
+		func() {
+			defer e.claims.mu.Unlock()
+			time.Sleep(50 * time.Millisecond)
+			payload := kv.Alloc(shape.Bytes())
+			copy(payload, theirs.Payload())
+			lease, err := e.store.Put(theirs.ID(), shape, payload)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			lease.Close()
+		})
+	mustEqual(t, "afterwards", e.ask(t, q), want)
+}
+
 // One request claims blocks and then fails; another that was waiting for them computes them itself.
 func TestGenerate_TheOtherRequestFails_ThisOneIsRight(t *testing.T) {
 	want := start(t, setting{}).ask(t, question(system, alps, baikal, where))

@@ -443,6 +443,46 @@ func TestGenerate_EndToken_EndsTheAnswer(t *testing.T) {
 	t.Fatal("no seed of 200 ended an answer")
 }
 
+// However an answer ends, what was held back for a stop string or for the rest of a character is not lost.
+func TestDecoding_End_GivesWhatWasHeldBack(t *testing.T) {
+	e := start(t, setting{})
+	const end = 254
+	for _, tt := range []struct {
+		name   string
+		tokens []int32 // chosen one after the other
+		want   string
+		finish Finish
+	}{
+		{"end token, stop string begun", []int32{'x', 'a', 'b', end}, "xab", FinishStop},
+		{"limit, stop string begun", []int32{'x', 'y', 'a', 'b'}, "xyab", FinishLength},
+		{"end token, character begun", []int32{'x', 0xC3, end}, "x\uFFFD", FinishStop},
+		{"limit, character begun", []int32{'x', 'y', 'z', 0xC3}, "xyz\uFFFD", FinishLength},
+		{"limit, both begun", []int32{'x', 'a', 'b', 0xC3}, "xab\uFFFD", FinishLength},
+		{"stop string with the last token", []int32{'x', 'a', 'b', 'c'}, "x", FinishStop},
+		{"end token alone", []int32{end}, "", FinishStop},
+	} {
+		var emitted strings.Builder
+		d := decoding{
+			e: e.Engine, rec: &Receipt{}, p: &prefilled{}, decoder: e.tok.Decoder(),
+			stop: stopper{stops: []string{"abc"}}, sampler: newSampler(Sampling{}),
+			r: &Request{MaxTokens: 4, Emit: func(text string) error { emitted.WriteString(text); return nil }},
+		}
+		for i, id := range tt.tokens {
+			if d.rec.Finish != "" {
+				t.Fatalf("%s: ended %q before token %d", tt.name, d.rec.Finish, i)
+			}
+			d.p.logits = make([]float32, 256)
+			d.p.logits[id] = 1
+			if err := errors.Join(d.choose(), d.take()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d.rec.Text != tt.want || emitted.String() != tt.want || d.rec.Finish != tt.finish || d.rec.Completion != len(tt.tokens) {
+			t.Errorf("%s: text %q, emitted %q, finish %q after %d tokens; want %q and %q", tt.name, d.rec.Text, emitted.String(), d.rec.Finish, d.rec.Completion, tt.want, tt.finish)
+		}
+	}
+}
+
 func TestGenerate_UntiedModel_BlockOfOneToken(t *testing.T) {
 	e := start(t, setting{file: "tiny-untied.gguf"})
 	q := question("a", "b", "c", "d")

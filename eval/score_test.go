@@ -80,7 +80,7 @@ func TestScore_SharedVectors_AgreeWithFloat32Reference(t *testing.T) {
 				}
 				mustAgree(t, m, w, kv.F16, c, ref, maxMean, maxKL)
 				if len(c.IDs) < 200 {
-					mustAgree(t, m, w, kv.F32, c, ref, 2e-5, 1e-8)
+					mustAgree(t, m, w, kv.F32, c, ref, 5e-5, 1e-8)
 				}
 			})
 		}
@@ -139,7 +139,7 @@ func TestScoreCase_EveryBlockDependent_EqualsFull(t *testing.T) {
 	}
 	full, dependent := score(Case{}), score(Case{Blocks: []int{4, 1, 3, 3}, Dependent: []int{0, 1, 2}})
 	block := score(Case{Blocks: []int{4, 1, 3, 3}})
-	if _, worst := distance(t, dependent.NextLogprob, full.NextLogprob); worst > 2e-6 {
+	if _, worst := distance(t, dependent.NextLogprob, full.NextLogprob); worst > 1e-5 {
 		t.Errorf("every block dependent: log-probabilities are up to %g off full attention's", worst)
 	}
 	if _, worst := distance(t, block.NextLogprob, full.NextLogprob); worst < 1e-3 {
