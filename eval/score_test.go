@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/tessera-llm/tessera/internal/kernel"
 	"github.com/tessera-llm/tessera/internal/testenv"
 	"github.com/tessera-llm/tessera/kv"
 	"github.com/tessera-llm/tessera/model"
@@ -48,8 +49,9 @@ type reference struct {
 	} `json:"llama_cpp"`
 }
 
-// Weights and activations are float32. With keys and values in float16 the mean stays within 0.002, and everything within llama.cpp's
-// own distance; with keys and values in float32 almost nothing is left but the rounding of the reference's five decimals.
+// With keys and values in float16 the mean stays within 0.002, and everything within llama.cpp's own distance. With keys and values in
+// float32 the portable path, which computes in float32 throughout, leaves almost nothing but the rounding of the reference's five
+// decimals; the others, whose matrix products take 16-bit activations, stay within 0.002 there too.
 func TestScore_SharedVectors_AgreeWithFloat32Reference(t *testing.T) {
 	if testing.Short() {
 		t.Skip("some 4,500 tokens of the real model")
@@ -80,7 +82,11 @@ func TestScore_SharedVectors_AgreeWithFloat32Reference(t *testing.T) {
 				}
 				mustAgree(t, m, w, kv.F16, c, ref, maxMean, maxKL)
 				if len(c.IDs) < 200 {
-					mustAgree(t, m, w, kv.F32, c, ref, 5e-5, 1e-8)
+					maxMean, maxKL := 0.002, 1e-6
+					if kernel.Path() == "portable" {
+						maxMean, maxKL = 5e-5, 1e-8
+					}
+					mustAgree(t, m, w, kv.F32, c, ref, maxMean, maxKL)
 				}
 			})
 		}
