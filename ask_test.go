@@ -16,6 +16,7 @@ import (
 
 	"github.com/tessera-llm/tessera/corpus"
 	"github.com/tessera-llm/tessera/engine"
+	"github.com/tessera-llm/tessera/internal/kernel"
 	"github.com/tessera-llm/tessera/internal/testenv"
 
 	tessera "github.com/tessera-llm/tessera"
@@ -276,6 +277,9 @@ func TestOpen_WithoutFolders_WritesNothing(t *testing.T) {
 func TestAsk_RealModel_TenPassagesAreComputedOnce(t *testing.T) {
 	if testing.Short() {
 		t.Skip("some 2,500 tokens of the real model")
+	}
+	if kernel.Path() == "portable" {
+		t.Skip("takes minutes there; the tiny model goes the same way")
 	}
 	path := testenv.Model(t)
 	docs, _, err := corpus.Read(t.Context(), []string{filepath.Join("cmd", "tessera", "demo", "passages.jsonl")}, "")

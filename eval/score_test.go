@@ -60,6 +60,7 @@ func TestScore_SharedVectors_AgreeWithFloat32Reference(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no vectors: %v", err)
 	}
+	portable := kernel.Path() == "portable"
 	m, w := open(t, testenv.Model(t))
 	for _, path := range files {
 		f, err := os.Open(path)
@@ -76,6 +77,9 @@ func TestScore_SharedVectors_AgreeWithFloat32Reference(t *testing.T) {
 		for i := range cases {
 			c, ref := &cases[i], references[i]
 			t.Run(c.Name, func(t *testing.T) {
+				if portable && len(c.IDs) >= 200 {
+					t.Skip("takes minutes on the portable path, which the shorter cases hold to a tighter limit")
+				}
 				maxMean, maxKL := 0.002, 2e-5
 				if l := ref.LlamaCPP; l != nil {
 					maxMean, maxKL = min(maxMean, l.MeanAbsDelta), min(maxKL, l.KL)
@@ -83,7 +87,7 @@ func TestScore_SharedVectors_AgreeWithFloat32Reference(t *testing.T) {
 				mustAgree(t, m, w, kv.F16, c, ref, maxMean, maxKL)
 				if len(c.IDs) < 200 {
 					maxMean, maxKL := 0.002, 1e-6
-					if kernel.Path() == "portable" {
+					if portable {
 						maxMean, maxKL = 5e-5, 1e-8
 					}
 					mustAgree(t, m, w, kv.F32, c, ref, maxMean, maxKL)

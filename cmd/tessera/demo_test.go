@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tessera-llm/tessera/internal/kernel"
 	"github.com/tessera-llm/tessera/internal/testenv"
 
 	tessera "github.com/tessera-llm/tessera"
@@ -36,6 +37,9 @@ func TestDemoQuestions_HaveTheirPassages(t *testing.T) {
 func TestDemo_OneQuestion_PrintsItsTable(t *testing.T) {
 	if testing.Short() {
 		t.Skip("some 700 tokens of the real model")
+	}
+	if kernel.Path() == "portable" {
+		t.Skip("takes minutes there; the tiny model goes the same way")
 	}
 	path := testenv.Model(t)
 	t.Setenv("TESSERA_HOME", t.TempDir())
