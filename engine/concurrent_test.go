@@ -143,7 +143,7 @@ func TestGenerate_TheOtherRequestFails_ThisOneIsRight(t *testing.T) {
 			if tt.make != nil {
 				tt.make(&failing, cancel)
 			}
-			e.compute.Lock() // nobody computes: the failing request keeps its claims
+			<-e.turn // nobody computes: the failing request keeps its claims
 			var failed, err error
 			var rec *Receipt
 			together(t,
@@ -159,7 +159,7 @@ func TestGenerate_TheOtherRequestFails_ThisOneIsRight(t *testing.T) {
 					if tt.make == nil {
 						cancel()
 					}
-					e.compute.Unlock()
+					e.turn <- struct{}{}
 				})
 			cancel()
 			if !tt.want(failed) {

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/tessera-llm/tessera/kv"
@@ -33,8 +32,8 @@ type Engine struct {
 	inputs kv.Inputs // what all block ids have in common
 	source string    // the model's file, for errors
 
-	compute sync.Mutex // guards work
-	work    *model.Workspace
+	turn chan struct{} // holds one token; who has taken it may use work
+	work *model.Workspace
 
 	claims claims
 }
@@ -49,15 +48,18 @@ type Options struct {
 
 // New makes an engine; Close ends its workers, and must come before the store's and the model file's.
 func New(m *model.Model, tok *tokenizer.Tokenizer, store *kv.Store, o Options) *Engine {
-	return &Engine{
+	e := &Engine{
 		model:  m,
 		tok:    tok,
 		store:  store,
 		inputs: kv.Inputs{Model: o.Fingerprint, Type: o.KV, RoPE: m.RoPEBytes()},
 		source: o.Source,
 		work:   m.NewWorkspace(o.Threads),
+		turn:   make(chan struct{}, 1),
 		claims: claims{pending: map[kv.ID]chan struct{}{}},
 	}
+	e.turn <- struct{}{}
+	return e
 }
 
 // Close ends the engine's workers. No request may be under way.
@@ -232,8 +234,12 @@ func (d *decoding) take() error {
 // forward runs one batch when the workspace is free. A block file that was cut short under its mapping is an error of this
 // request, and set aside so that the next one computes the block anew.
 func (e *Engine) forward(ctx context.Context, batch []model.Sequence, progress func(int)) error {
-	e.compute.Lock()
-	defer e.compute.Unlock()
+	select {
+	case <-e.turn:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { e.turn <- struct{}{} }()
 	err := e.work.Forward(ctx, batch, progress)
 	var fault *model.FaultError
 	if !errors.As(err, &fault) {

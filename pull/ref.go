@@ -132,7 +132,7 @@ func locateFile(dir, ref string) (target, error) {
 		case err != nil:
 			return target{}, &Error{Ref: ref, Err: err}
 		case !fi.Mode().IsRegular():
-			return target{}, &Error{ref, fmt.Errorf("%s is no file but a %s", candidate, kindOf(fi)), "name a .gguf file"}
+			return target{}, &Error{ref, fmt.Errorf("no file but a %s", kindOf(fi)), "name a .gguf file"}
 		}
 		name := filepath.Base(candidate)
 		return target{ref: ref, dir: filepath.Join(dir, "local"), name: name, bytes: fi.Size(), sources: []source{file(candidate)}}, nil

@@ -60,7 +60,7 @@ func TestResolve_Path_IsTakenAsItIs(t *testing.T) {
 		}
 	}
 	_, err := resolve(t.TempDir(), dir)
-	mustFail(t, err, dir+" is no file but a folder")
+	mustFail(t, err, dir+": no file but a folder")
 }
 
 func TestLocate_NamesThatLeadOut_AreRefused(t *testing.T) {
