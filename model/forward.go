@@ -197,9 +197,7 @@ func (w *Workspace) attention(l *layer) {
 	m := w.model
 	w.each(normAttention)
 	w.input.Set(w.normed, w.rows, m.Hidden)
-	w.product.Run(w.pool, w.query, &w.input, &l.query)
-	w.product.Run(w.pool, w.key, &w.input, &l.key)
-	w.product.Run(w.pool, w.value, &w.input, &l.value)
+	w.product.Run(w.pool, &w.input, kernel.Product{Dst: w.query, W: &l.query}, kernel.Product{Dst: w.key, W: &l.key}, kernel.Product{Dst: w.value, W: &l.value})
 	w.each(storeKV)
 	w.queries, w.segments = w.queries[:0], w.segments[:0]
 	for i := range w.parts {
@@ -220,7 +218,7 @@ func (w *Workspace) attention(l *layer) {
 	}
 	w.attend.Run(w.pool, attention.Shape{Heads: m.Heads, KVHeads: m.KVHeads, Dim: m.HeadDim}, m.rope, w.queries)
 	w.input.Set(w.attended, w.rows, m.Heads*m.HeadDim)
-	w.productAdd.Run(w.pool, w.hidden, &w.input, &l.attentionOut)
+	w.productAdd.Run(w.pool, &w.input, kernel.Product{Dst: w.hidden, W: &l.attentionOut})
 	if l.attentionOutBias != nil {
 		kernel.AddRows(w.hidden[:w.rows*m.Hidden], l.attentionOutBias)
 	}
@@ -230,11 +228,10 @@ func (w *Workspace) attention(l *layer) {
 func (w *Workspace) feedForward(l *layer) {
 	w.each(normFeedForward)
 	w.input.Set(w.normed, w.rows, w.model.Hidden)
-	w.product.Run(w.pool, w.gate, &w.input, &l.gate)
-	w.product.Run(w.pool, w.up, &w.input, &l.up)
+	w.product.Run(w.pool, &w.input, kernel.Product{Dst: w.gate, W: &l.gate}, kernel.Product{Dst: w.up, W: &l.up})
 	w.each(swiGLU)
 	w.input.Set(w.gate, w.rows, w.model.FeedForward)
-	w.productAdd.Run(w.pool, w.hidden, &w.input, &l.down)
+	w.productAdd.Run(w.pool, &w.input, kernel.Product{Dst: w.hidden, W: &l.down})
 }
 
 // output calls the sequences' Logits, outputRows tokens of one sequence at a time.
@@ -249,7 +246,7 @@ func (w *Workspace) output() {
 			n := min(outputRows, p.rows-t)
 			kernel.RMSNorm(w.normed[:n*m.Hidden], w.hidden[(p.row+t)*m.Hidden:][:n*m.Hidden], m.norm, m.NormEpsilon)
 			w.input.Set(w.normed, n, m.Hidden)
-			w.product.Run(w.pool, w.logits, &w.input, &m.output)
+			w.product.Run(w.pool, &w.input, kernel.Product{Dst: w.logits, W: &m.output})
 			for j := range n {
 				p.seq.Logits(p.from+t+j, w.logits[j*m.Vocabulary:][:m.Vocabulary])
 			}

@@ -36,25 +36,31 @@ func (m *Matrix) Row(dst []float32, i int) {
 }
 
 // panelRows is how many rows of weights are dequantized together: enough independent sums to keep the adders busy, few
-// enough for the registers. itemPanels of them make one item of work.
-const (
-	panelRows  = 4
-	itemPanels = 4
-)
+// enough for the registers.
+const panelRows = 4
 
-// A MatMul is the task dst [T × M] = x [T × K] · wᵀ, or dst += with Add. The zero value is ready; it keeps its scratch
-// from call to call, so one MatMul serves one caller at a time. dst must not alias x.
+// A MatMul is the task dst [T × M] = x [T × K] · wᵀ, or dst += with Add, for one or a few matrices of the same K. The zero
+// value is ready; it keeps its scratch from call to call, so one MatMul serves one caller at a time. dst must not alias x.
 //
 // Each output is Σ_k x[k]·w[k] in float32, w dequantized to float32, summed in the path's own fixed order of k. Where w is
 // packed, x is taken as 16-bit codes (see Activations) and sums are exact within a group of columns.
 type MatMul struct {
 	Add bool
 
-	dst     []float32
-	x       *Activations
-	w       *Matrix
-	workers []scratch // one a worker
+	x        *Activations
+	products [maxProducts]Product
+	n        int
+	workers  []scratch // one a worker
 }
+
+// A Product is one matrix of a MatMul and where its outputs go: Dst [T × M].
+type Product struct {
+	Dst []float32
+	W   *Matrix
+}
+
+// maxProducts is how many matrices have the same input: queries, keys and values.
+const maxProducts = 3
 
 // scratch is a worker's memory: weights as a product takes them.
 type scratch struct {
@@ -64,52 +70,73 @@ type scratch struct {
 	args  tileArgs
 }
 
-// Run computes the product on the pool.
-func (mm *MatMul) Run(p *Pool, dst []float32, x *Activations, w *Matrix) {
-	if x.cols != w.Cols {
-		panic(fmt.Sprintf("kernel: rows of %d activations for rows of %d weights", x.cols, w.Cols))
-	}
-	mm.dst, mm.x, mm.w = dst[:x.rows*w.Rows], x, w
+// Run computes the products on the pool.
+func (mm *MatMul) Run(p *Pool, x *Activations, products ...Product) {
+	mm.x, mm.n = x, copy(mm.products[:], products)
 	if len(mm.workers) < p.Threads() {
 		mm.workers = make([]scratch, p.Threads())
 	}
-	if mm.integer() {
-		x.code(p)
-		for i := range mm.workers {
-			mm.workers[i].panel.reserve(min(w.Cols/groupLen, panelGroups))
+	items := 0
+	for i := range mm.n {
+		pr := &mm.products[i]
+		if x.cols != pr.W.Cols {
+			panic(fmt.Sprintf("kernel: rows of %d activations for rows of %d weights", x.cols, pr.W.Cols))
 		}
-		p.Run((w.Rows+tileRows-1)/tileRows, mm)
-		return
-	}
-	for i := range mm.workers {
-		if cap(mm.workers[i].rows) < panelRows*w.Cols {
-			mm.workers[i].rows = make([]float32, panelRows*w.Cols)
+		pr.Dst = pr.Dst[:x.rows*pr.W.Rows]
+		if pr.integer() {
+			x.code(p)
 		}
+		mm.reserve(pr)
+		items += pr.items()
 	}
-	const item = panelRows * itemPanels
-	p.Run((w.Rows+item-1)/item, mm)
+	p.Run(items, mm)
 }
 
-func (mm *MatMul) integer() bool { return mm.w.packed != nil && features.avx2 }
+func (mm *MatMul) reserve(pr *Product) {
+	for i := range mm.workers {
+		s := &mm.workers[i]
+		if pr.integer() {
+			s.panel.reserve(panelGroups(pr.W.Cols / groupLen))
+		} else if cap(s.rows) < panelRows*pr.W.Cols {
+			s.rows = make([]float32, panelRows*pr.W.Cols)
+		}
+	}
+}
+
+// items is how many items of work a product is: one for every tileRows rows of weights.
+func (pr *Product) items() int { return (pr.W.Rows + tileRows - 1) / tileRows }
+
+func (pr *Product) integer() bool { return pr.W.packed != nil && features.avx2 }
 
 // Do computes one item: the outputs of a few rows of weights, for every row of x.
 func (mm *MatMul) Do(worker, i int) {
-	if mm.integer() {
-		mm.tile(&mm.workers[worker], i)
+	pr := &mm.products[0]
+	for j := 1; i >= pr.items(); j++ {
+		i -= pr.items()
+		pr = &mm.products[j]
+	}
+	if pr.integer() {
+		mm.tile(&mm.workers[worker], pr, i)
 	} else {
-		mm.floats(&mm.workers[worker], i)
+		mm.floats(&mm.workers[worker], pr, i)
 	}
 }
 
-// panelGroups is how many groups of columns are unpacked at a time: their codes fill half of a first-level cache.
-const panelGroups = 16
+// panelGroups is how many of a tile's groups of columns are unpacked at a time: even parts, whose codes and scales fill two
+// thirds of a first-level cache of 32 KiB.
+func panelGroups(groups int) int {
+	const most = 18
+	parts := (groups + most - 1) / most
+	return (groups + parts - 1) / parts
+}
 
 // tile computes the outputs of one tile of packed weights.
-func (mm *MatMul) tile(s *scratch, tile int) {
-	w, x := mm.w, mm.x
+func (mm *MatMul) tile(s *scratch, pr *Product, tile int) {
+	w, x := pr.W, mm.x
 	groups := w.Cols / groupLen
-	for from := 0; from < groups; from += panelGroups {
-		n := min(panelGroups, groups-from)
+	step := panelGroups(groups)
+	for from := 0; from < groups; from += step {
+		n := min(step, groups-from)
 		w.packed.unpack(&s.panel, tile*groups+from, n)
 		add := 0
 		if mm.Add || from > 0 {
@@ -129,21 +156,21 @@ func (mm *MatMul) tile(s *scratch, tile int) {
 			}
 			s.args.x = &x.codes[t*w.Cols+from*groupLen]
 			s.args.xScales, s.args.xSums = &x.scales[t*groups+from], &x.sums[t*groups+from]
-			mm.outputs(s, tile, t, tokens)
+			pr.outputs(s, tile, t, tokens)
 			t += tokens
 		}
 	}
 }
 
 // outputs computes one tile for a few tokens. A last tile with fewer rows goes by way of scratch.
-func (mm *MatMul) outputs(s *scratch, tile, t, tokens int) {
-	w := mm.w
+func (pr *Product) outputs(s *scratch, tile, t, tokens int) {
+	w := pr.W
 	at, rows := t*w.Rows+tile*tileRows, min(tileRows, w.Rows-tile*tileRows)
-	s.args.dst = &mm.dst[at]
+	s.args.dst = &pr.Dst[at]
 	if rows < tileRows {
 		s.args.dst, s.args.dstStride = &s.last[0], tileRows*4
 		for j := range tokens {
-			copy(s.last[j*tileRows:][:rows], mm.dst[at+j*w.Rows:])
+			copy(s.last[j*tileRows:][:rows], pr.Dst[at+j*w.Rows:])
 		}
 	}
 	if tokens == 4 {
@@ -153,18 +180,17 @@ func (mm *MatMul) outputs(s *scratch, tile, t, tokens int) {
 	}
 	if rows < tileRows {
 		for j := range tokens {
-			copy(mm.dst[at+j*w.Rows:][:rows], s.last[j*tileRows:])
+			copy(pr.Dst[at+j*w.Rows:][:rows], s.last[j*tileRows:])
 		}
 	}
 }
 
 // floats computes one item's outputs with weights as float32.
-func (mm *MatMul) floats(s *scratch, i int) {
-	const item = panelRows * itemPanels
-	w, k, x := mm.w, mm.w.Cols, mm.x.x
-	for m := i * item; m < min((i+1)*item, w.Rows); m += panelRows {
+func (mm *MatMul) floats(s *scratch, pr *Product, i int) {
+	w, k, x := pr.W, pr.W.Cols, mm.x.x
+	for m := i * tileRows; m < min((i+1)*tileRows, w.Rows); m += panelRows {
 		n := min(panelRows, w.Rows-m)
-		panel := mm.panel(s, m, n)
+		panel := w.floats(s, m, n)
 		w0 := panel[:k]
 		w1, w2, w3 := w0, w0, w0 // rows past the end repeat the first one, and are not stored
 		if n > 1 {
@@ -179,19 +205,19 @@ func (mm *MatMul) floats(s *scratch, i int) {
 		t := 0
 		for ; t+1 < mm.x.rows; t += 2 {
 			sums := dot4x2(w0, w1, w2, w3, x[t*k:(t+1)*k], x[(t+1)*k:(t+2)*k])
-			mm.store(t, m, sums[:n])
-			mm.store(t+1, m, sums[panelRows:][:n])
+			mm.store(pr, t, m, sums[:n])
+			mm.store(pr, t+1, m, sums[panelRows:][:n])
 		}
 		if t < mm.x.rows {
 			sums := dot4(w0, w1, w2, w3, x[t*k:(t+1)*k])
-			mm.store(t, m, sums[:n])
+			mm.store(pr, t, m, sums[:n])
 		}
 	}
 }
 
-// panel returns rows m … m+n-1 of the weights as float32, in place where they are stored so.
-func (mm *MatMul) panel(s *scratch, m, n int) []float32 {
-	w, row := mm.w, mm.w.Type.RowBytes(mm.w.Cols)
+// floats returns rows m … m+n-1 of the weights as float32, in place where they are stored so.
+func (w *Matrix) floats(s *scratch, m, n int) []float32 {
+	row := w.Type.RowBytes(w.Cols)
 	data := w.Data[m*row : (m+n)*row]
 	if w.Type == F32 {
 		return Floats(data)
@@ -201,8 +227,8 @@ func (mm *MatMul) panel(s *scratch, m, n int) []float32 {
 	return panel
 }
 
-func (mm *MatMul) store(t, m int, sums []float32) {
-	out := mm.dst[t*mm.w.Rows+m:][:len(sums)]
+func (mm *MatMul) store(pr *Product, t, m int, sums []float32) {
+	out := pr.Dst[t*pr.W.Rows+m:][:len(sums)]
 	if !mm.Add {
 		copy(out, sums)
 		return

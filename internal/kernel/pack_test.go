@@ -11,7 +11,7 @@ import (
 func multiply(mm *MatMul, pool *Pool, dst, x []float32, rows int, w *Matrix) {
 	var a Activations
 	a.Set(x, rows, w.Cols)
-	mm.Run(pool, dst, &a, w)
+	mm.Run(pool, &a, Product{dst, w})
 }
 
 // ordinaryMatrix is m × k weights of a packable type with scales of ordinary size and both signs.
@@ -50,7 +50,7 @@ func TestMatMul_Packed_AgreesWithFloat64OfTheCodes(t *testing.T) {
 						var a Activations
 						a.Set(x, rows, k)
 						dst := make([]float32, rows*m)
-						mm.Run(pool, dst, &a, &w)
+						mm.Run(pool, &a, Product{dst, &w})
 						coded := make([]float32, len(x))
 						for i, c := range a.codes {
 							scale := a.scales[i/groupLen]
@@ -93,7 +93,7 @@ func BenchmarkMatMulPacked(b *testing.B) {
 					var a Activations
 					for b.Loop() {
 						a.Set(x, rows, k)
-						mm.Run(pool, dst, &a, &w)
+						mm.Run(pool, &a, Product{dst, &w})
 					}
 					b.ReportMetric(float64(m*k*rows)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GMAC/s")
 				})
