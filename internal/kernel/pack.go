@@ -1,6 +1,9 @@
 package kernel
 
-import "fmt"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
 // tileRows is how many rows of weights are packed and multiplied together.
 const tileRows = 16
@@ -87,84 +90,79 @@ type packing struct {
 func (t *packing) Do(_, tile int) {
 	m, p := t.m, t.p
 	groups, row := m.Cols/groupLen, m.Type.RowBytes(m.Cols)
-	var codes [groupLen]int8
-	for r := range min(tileRows, m.Rows-tile*tileRows) {
-		data := m.Data[(tile*tileRows+r)*row:][:row]
-		for g := range groups {
-			at := (tile*groups + g) * tileRows // first scale of the group, were there one a row
-			switch m.Type {
-			case Q4_0:
-				block := data[g*18:][:18]
-				nibbles(&codes, block[2:])
-				p.scales.halves[at+r] = uint16(block[0]) | uint16(block[1])<<8
-			case Q4_1:
-				block := data[g*20:][:20]
-				nibbles(&codes, block[4:])
-				p.scales.halves[at+r] = uint16(block[0]) | uint16(block[1])<<8
-				p.mins.halves[at+r] = uint16(block[2]) | uint16(block[3])<<8
-			case Q8_0:
-				block := data[g*34:][:34]
-				for i, b := range block[2:] {
-					codes[i] = int8(b)
-				}
-				p.scales.halves[at+r] = uint16(block[0]) | uint16(block[1])<<8
-			case Q4_K:
-				p.scales.floats[at+r], p.mins.floats[at+r] = q4_KGroup(&codes, data[g/8*144:][:144], g%8)
-			case Q6_K:
-				p.scales.floats[2*at+r], p.scales.floats[2*at+tileRows+r] = q6_KGroup(&codes, data[g/8*210:][:210], g%8)
-			}
-			if p.bits == 4 {
-				p.put4(tile*groups+g, r, &codes)
-			} else {
-				p.put8(tile*groups+g, r, &codes)
-			}
+	rows := m.Data[tile*tileRows*row : min((tile+1)*tileRows, m.Rows)*row]
+	for g := range groups {
+		for r := 0; r*row < len(rows); r++ {
+			p.pack(m.Type, rows[r*row:(r+1)*row], tile*groups+g, g, r)
 		}
 	}
 }
 
-// nibbles spreads 16 bytes: low halves are the first 16 codes.
-func nibbles(codes *[groupLen]int8, b []byte) {
-	b = b[:16]
-	for i, v := range b {
-		codes[i], codes[16+i] = int8(v&15), int8(v>>4)
-	}
-}
-
-// put4 stores one row's codes of a group: for each eight columns 32 bits a row, pair j's two codes in nibbles j and j+4, so
-// that a shift and a mask leave them in the halves of a 32-bit lane. First the eight rows of the tile's upper half.
-func (p *packed) put4(group, row int, codes *[groupLen]int8) {
-	for chunk := range groupLen / 8 {
-		var lane uint32
-		for i, c := range codes[chunk*8:][:8] {
-			lane |= uint32(c&15) << (4 * (i/2 + i%2*4))
+// pack lays out group g of one row of weights, which is row r of its tile, as group at of all tiles' groups.
+func (p *packed) pack(t Type, data []byte, at, g, r int) {
+	scale := at*p.parts*tileRows + r
+	switch t {
+	case Q4_0:
+		block := data[g*18:][:18]
+		p.scales.halves[scale] = binary.LittleEndian.Uint16(block)
+		p.nibbles(block[2:], at, r)
+	case Q4_1:
+		block := data[g*20:][:20]
+		p.scales.halves[scale], p.mins.halves[scale] = binary.LittleEndian.Uint16(block), binary.LittleEndian.Uint16(block[2:])
+		p.nibbles(block[4:], at, r)
+	case Q8_0:
+		block := data[g*34:][:34]
+		p.scales.halves[scale] = binary.LittleEndian.Uint16(block)
+		p.put8(at, r, (*[groupLen]byte)(block[2:]))
+	case Q4_K:
+		block := data[g/8*144:][:144]
+		s, m := scaleAndMin((*[12]byte)(block[4:16]), g%8)
+		p.scales.floats[scale], p.mins.floats[scale] = half(block[0], block[1])*s, -half(block[2], block[3])*m
+		bytes, shift := block[16+g%8/2*32:], 4*(g%2) // 64 columns, the first 32 in the low nibbles
+		for chunk := range groupLen / 8 {
+			p.put4(at, r, chunk, binary.LittleEndian.Uint64(bytes[chunk*8:])>>shift)
 		}
-		at := group*tileRows*groupLen/2 + chunk*64 + row*4
-		p.codes[at], p.codes[at+1], p.codes[at+2], p.codes[at+3] = byte(lane), byte(lane>>8), byte(lane>>16), byte(lane>>24)
+	case Q6_K:
+		var codes [groupLen]byte
+		p.scales.floats[scale], p.scales.floats[scale+tileRows] = q6_KGroup(&codes, data[g/8*210:][:210], g%8)
+		p.put8(at, r, &codes)
 	}
 }
 
-// put8 stores one row's codes of a group, pair by pair.
-func (p *packed) put8(group, row int, codes *[groupLen]int8) {
-	for i, c := range codes {
-		p.codes[group*tileRows*groupLen+i/2*2*tileRows+row*2+i%2] = byte(c)
-	}
+// nibbles stores 16 bytes of codes: low nibbles are the group's first 16 columns.
+func (p *packed) nibbles(b []byte, group, row int) {
+	first, second := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])
+	p.put4(group, row, 0, first)
+	p.put4(group, row, 1, second)
+	p.put4(group, row, 2, first>>4)
+	p.put4(group, row, 3, second>>4)
 }
 
-// q4_KGroup spreads group g of a block of Q4_K and returns its scale and min.
-func q4_KGroup(codes *[groupLen]int8, block []byte, g int) (scale, low float32) {
-	d, dmin := half(block[0], block[1]), half(block[2], block[3])
-	s, m := scaleAndMin((*[12]byte)(block[4:16]), g)
-	for i, b := range block[16+g/2*32:][:32] {
-		codes[i] = int8(b >> (4 * (g % 2)) & 15)
+// put4 stores eight columns of a row, the low nibbles of eight bytes, as 32 bits: pair j's two codes in nibbles j and j+4, so that
+// a shift and a mask leave them in the halves of a 32-bit lane.
+func (p *packed) put4(group, row, chunk int, b uint64) {
+	gather := func(x uint64) uint32 { // the low nibbles of every other byte
+		x &= 0x000f000f000f000f
+		x |= x >> 12
+		return uint32(x&0xff | x>>24&0xff00)
 	}
-	return d * s, -dmin * m
+	at := group*tileRows*groupLen/2 + chunk*tileRows*4 + row*4
+	binary.LittleEndian.PutUint32(p.codes[at:], gather(b)|gather(b>>8)<<16)
+}
+
+// put8 stores a row's 32 columns of a group, a signed byte each, pair by pair.
+func (p *packed) put8(group, row int, b *[groupLen]byte) {
+	to := p.codes[group*tileRows*groupLen+row*2:][:(groupLen/2-1)*2*tileRows+2]
+	for j := range groupLen / 2 {
+		to[j*2*tileRows], to[j*2*tileRows+1] = b[2*j], b[2*j+1]
+	}
 }
 
 // q6_KGroup spreads group g of a block of Q6_K and returns the scales of its two halves.
-func q6_KGroup(codes *[groupLen]int8, block []byte, g int) (first, second float32) {
+func q6_KGroup(codes *[groupLen]byte, block []byte, g int) (first, second float32) {
 	low, high, scales := block[g/4*64+g%2*32:][:32], block[128+g/4*32:][:32], block[192:208]
 	for i := range codes {
-		codes[i] = int8(low[i]>>(4*(g%4/2))&15|high[i]>>(2*(g%4))&3<<4) - 32
+		codes[i] = low[i]>>(4*(g%4/2))&15 | high[i]>>(2*(g%4))&3<<4 - 32
 	}
 	d := half(block[208], block[209])
 	return d * float32(int8(scales[2*g])), d * float32(int8(scales[2*g+1]))

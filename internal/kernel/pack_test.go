@@ -101,3 +101,18 @@ func BenchmarkMatMulPacked(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkPack(b *testing.B) {
+	for _, typ := range []Type{Q4_1, Q8_0, Q4_K, Q6_K} {
+		b.Run(typ.String(), func(b *testing.B) {
+			const m, k = 1536, 512
+			pool := NewPool(1)
+			defer pool.Close()
+			w := randomMatrix(rand.New(rand.NewPCG(1, 2)), typ, m, k)
+			for b.Loop() {
+				w.Pack(pool)
+			}
+			b.ReportMetric(m*k*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gweights/s")
+		})
+	}
+}
