@@ -3,7 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"path/filepath"
 	"runtime"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -47,10 +50,33 @@ func openAt(cmd *cobra.Command, path, folder string) (*tessera.Tessera, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer loading(cmd.ErrOrStderr(), filepath.Base(path))()
 	return tessera.Open(tessera.Options{
 		Model: path, Store: folder, Cache: cache,
 		Warn: func(err error) { say(cmd.ErrOrStderr(), err) },
 	})
+}
+
+// loading shows that a model is being loaded, once that takes longer than a person notices, until the function it returns is
+// called. A large file is slow the first time: it is read whole for its fingerprint.
+func loading(w io.Writer, name string) (done func()) {
+	bar := newProgress(w, "loading "+name, false)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(500 * time.Millisecond)
+		defer tick.Stop()
+		for n := int64(1); ; n++ {
+			select {
+			case <-tick.C:
+				bar.set(n, -1)
+			case <-stop:
+				bar.clear()
+				return
+			}
+		}
+	}()
+	return func() { close(stop); <-stopped }
 }
 
 // bare is a model to measure, without a store.
