@@ -23,7 +23,7 @@ var ranks = [][]string{
 	{"model"},
 	{"engine"},
 	{""}, // package tessera
-	{"eval"},
+	{"eval", "bench"},
 	{"cmd/tessera"},
 }
 
