@@ -62,10 +62,10 @@ func tile4AVX2(a *tileArgs)
 func tile1AVX2(a *tileArgs)
 
 //go:noescape
-func unpack4AVX2(dst *int16, src *byte, chunks int, bias int16)
+func unpack4AVX2(dst *int16, src *byte, groups, record int, bias int16)
 
 //go:noescape
-func unpack8AVX2(dst *int16, src *byte, n int)
+func unpack8AVX2(dst *int16, src *byte, groups, record int)
 
 //go:noescape
 func codeAVX2(codes *int16, scales, sums, x *float32, groups int)

@@ -24,10 +24,10 @@ type tileArgs struct {
 
 func tile4AVX2(a *tileArgs) { panic("kernel: no AVX2 in this build") }
 func tile1AVX2(a *tileArgs) { panic("kernel: no AVX2 in this build") }
-func unpack4AVX2(dst *int16, src *byte, chunks int, bias int16) {
+func unpack4AVX2(dst *int16, src *byte, groups, record int, bias int16) {
 	panic("kernel: no AVX2 in this build")
 }
-func unpack8AVX2(dst *int16, src *byte, n int) { panic("kernel: no AVX2 in this build") }
+func unpack8AVX2(dst *int16, src *byte, groups, record int) { panic("kernel: no AVX2 in this build") }
 func codeAVX2(codes *int16, scales, sums, x *float32, groups int) {
 	panic("kernel: no AVX2 in this build")
 }

@@ -146,7 +146,7 @@ func (mm *MatMul) tile(s *scratch, pr *Product, tile int) {
 			dstStride: uintptr(w.Rows) * 4, xStride: uintptr(w.Cols) * 2, groupStride: uintptr(groups) * 4,
 			codes: &s.panel.codes[0], scales: &s.panel.scales[0], groups: n, parts: w.packed.parts, add: add,
 		}
-		if !w.packed.mins.empty() {
+		if w.packed.mins {
 			s.args.mins = &s.panel.mins[0]
 		}
 		for t := 0; t < x.rows; {

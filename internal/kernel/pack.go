@@ -11,35 +11,31 @@ const tileRows = 16
 // groupLen is how many activations share a scale. Weights have a scale for each group, or two.
 const groupLen = 32
 
-// packed is a matrix of integer weights laid out for the integer kernels, tile by tile of tileRows rows (the last one
-// filled up with zeros), and within a tile pair by pair of columns: row 0's two weights, row 1's … That is the order
-// in which a vector of products takes them.
+// packed is a matrix of integer weights laid out for the integer kernels, so that they read it from front to back: tile by
+// tile of tileRows rows (the last one filled up with zeros), and within a tile a record for each group of columns.
 //
-// A weight is scale·code + min, scale and min given per row and group.
+// A weight is scale·code + min, scale and min given per row and group. A record holds the codes [tileRows × groupLen], pair by
+// pair of columns: row 0's two codes, row 1's …, the order in which a vector of products takes them; then the scales
+// [parts × tileRows]; then the mins [tileRows], where the type has them.
 type packed struct {
-	bits   int    // 4: codes 0 … 15, less bias; 8: codes -128 … 127
-	bias   int    // taken from each 4-bit code
-	codes  []byte // [tiles × groups × tileRows × groupLen] of bits each
-	parts  int    // scales a group: 1, or 2 where the type has blocks of 16
-	scales coefficients
-	mins   coefficients // empty where the type has none; with parts 1
+	bits  int  // 4: codes 0 … 15, less bias; 8: codes -128 … 127
+	bias  int  // taken from each 4-bit code
+	parts int  // scales a group: 1, or 2 where the type has blocks of 16
+	half  bool // scales and mins are half floats, as in the file; else float32
+	mins  bool // with parts 1
+
+	record int // bytes a record
+	data   []byte
 }
 
-// coefficients are scales or mins [tiles × groups × parts × tileRows], half floats where the type has them so, to read less.
-type coefficients struct {
-	halves []uint16
-	floats []float32
-}
+// codeBytes and coefficientBytes are where in a record the scales begin, and how long tileRows scales or mins are.
+func (p *packed) codeBytes() int { return tileRows * groupLen * p.bits / 8 }
 
-func (c *coefficients) empty() bool { return c.halves == nil && c.floats == nil }
-
-// to writes n of them, from index from on, as float32.
-func (c *coefficients) to(dst []float32, from, n int) {
-	if c.halves != nil {
-		F16ToF32s(dst, c.halves[from:from+n])
-	} else {
-		copy(dst, c.floats[from:from+n])
+func (p *packed) coefficientBytes() int {
+	if p.half {
+		return 2 * tileRows
 	}
+	return 4 * tileRows
 }
 
 // packable says whether the integer kernels take weights of type t.
@@ -57,28 +53,27 @@ func (m *Matrix) Pack(pool *Pool) {
 	if !features.avx2 || !packable(m.Type) {
 		return
 	}
-	p := &packed{bits: 4, parts: 1}
-	tiles, groups := (m.Rows+tileRows-1)/tileRows, m.Cols/groupLen
-	n := tiles * groups * tileRows
+	var p packed
 	switch m.Type {
 	case Q4_0:
-		p.bias = 8
-		p.scales.halves = make([]uint16, n)
+		p = packed{bits: 4, bias: 8, parts: 1, half: true}
 	case Q4_1:
-		p.scales.halves, p.mins.halves = make([]uint16, n), make([]uint16, n)
+		p = packed{bits: 4, parts: 1, half: true, mins: true}
 	case Q8_0:
-		p.bits = 8
-		p.scales.halves = make([]uint16, n)
+		p = packed{bits: 8, parts: 1, half: true}
 	case Q4_K:
-		p.scales.floats, p.mins.floats = make([]float32, n), make([]float32, n)
+		p = packed{bits: 4, parts: 1, mins: true}
 	case Q6_K:
-		p.bits, p.parts = 8, 2
-		p.scales.floats = make([]float32, 2*n)
+		p = packed{bits: 8, parts: 2}
 	}
-	p.codes = make([]byte, n*groupLen*p.bits/8)
-	m.packed = nil
-	pool.Run(tiles, &packing{m, p})
-	m.packed = p
+	p.record = p.codeBytes() + p.parts*p.coefficientBytes()
+	if p.mins {
+		p.record += p.coefficientBytes()
+	}
+	tiles, groups := (m.Rows+tileRows-1)/tileRows, m.Cols/groupLen
+	p.data = make([]byte, tiles*groups*p.record)
+	pool.Run(tiles, &packing{m, &p})
+	m.packed = &p
 }
 
 // packing is the task of packing one tile an item.
@@ -92,67 +87,70 @@ func (t *packing) Do(_, tile int) {
 	groups, row := m.Cols/groupLen, m.Type.RowBytes(m.Cols)
 	rows := m.Data[tile*tileRows*row : min((tile+1)*tileRows, m.Rows)*row]
 	for g := range groups {
+		record := p.data[(tile*groups+g)*p.record:][:p.record]
 		for r := 0; r*row < len(rows); r++ {
-			p.pack(m.Type, rows[r*row:(r+1)*row], tile*groups+g, g, r)
+			p.pack(m.Type, record, rows[r*row:(r+1)*row], g, r)
 		}
 	}
 }
 
-// pack lays out group g of one row of weights, which is row r of its tile, as group at of all tiles' groups.
-func (p *packed) pack(t Type, data []byte, at, g, r int) {
-	scale := at*p.parts*tileRows + r
+// pack puts group g of one row of weights into its record, as row r of the tile.
+func (p *packed) pack(t Type, record, data []byte, g, r int) {
+	codes, coefficients := record[:p.codeBytes()], record[p.codeBytes():]
 	switch t {
 	case Q4_0:
 		block := data[g*18:][:18]
-		p.scales.halves[scale] = binary.LittleEndian.Uint16(block)
-		p.nibbles(block[2:], at, r)
+		copy(coefficients[2*r:], block[:2])
+		nibbles(codes, block[2:], r)
 	case Q4_1:
 		block := data[g*20:][:20]
-		p.scales.halves[scale], p.mins.halves[scale] = binary.LittleEndian.Uint16(block), binary.LittleEndian.Uint16(block[2:])
-		p.nibbles(block[4:], at, r)
+		copy(coefficients[2*r:], block[:2])
+		copy(coefficients[2*(tileRows+r):], block[2:4])
+		nibbles(codes, block[4:], r)
 	case Q8_0:
 		block := data[g*34:][:34]
-		p.scales.halves[scale] = binary.LittleEndian.Uint16(block)
-		p.put8(at, r, (*[groupLen]byte)(block[2:]))
+		copy(coefficients[2*r:], block[:2])
+		put8(codes, r, (*[groupLen]byte)(block[2:]))
 	case Q4_K:
 		block := data[g/8*144:][:144]
 		s, m := scaleAndMin((*[12]byte)(block[4:16]), g%8)
-		p.scales.floats[scale], p.mins.floats[scale] = half(block[0], block[1])*s, -half(block[2], block[3])*m
+		floats := Floats(coefficients)
+		floats[r], floats[tileRows+r] = half(block[0], block[1])*s, -half(block[2], block[3])*m
 		bytes, shift := block[16+g%8/2*32:], 4*(g%2) // 64 columns, the first 32 in the low nibbles
 		for chunk := range groupLen / 8 {
-			p.put4(at, r, chunk, binary.LittleEndian.Uint64(bytes[chunk*8:])>>shift)
+			put4(codes, r, chunk, binary.LittleEndian.Uint64(bytes[chunk*8:])>>shift)
 		}
 	case Q6_K:
-		var codes [groupLen]byte
-		p.scales.floats[scale], p.scales.floats[scale+tileRows] = q6_KGroup(&codes, data[g/8*210:][:210], g%8)
-		p.put8(at, r, &codes)
+		var spread [groupLen]byte
+		floats := Floats(coefficients)
+		floats[r], floats[tileRows+r] = q6_KGroup(&spread, data[g/8*210:][:210], g%8)
+		put8(codes, r, &spread)
 	}
 }
 
 // nibbles stores 16 bytes of codes: low nibbles are the group's first 16 columns.
-func (p *packed) nibbles(b []byte, group, row int) {
+func nibbles(codes, b []byte, row int) {
 	first, second := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])
-	p.put4(group, row, 0, first)
-	p.put4(group, row, 1, second)
-	p.put4(group, row, 2, first>>4)
-	p.put4(group, row, 3, second>>4)
+	put4(codes, row, 0, first)
+	put4(codes, row, 1, second)
+	put4(codes, row, 2, first>>4)
+	put4(codes, row, 3, second>>4)
 }
 
 // put4 stores eight columns of a row, the low nibbles of eight bytes, as 32 bits: pair j's two codes in nibbles j and j+4, so that
 // a shift and a mask leave them in the halves of a 32-bit lane.
-func (p *packed) put4(group, row, chunk int, b uint64) {
+func put4(codes []byte, row, chunk int, b uint64) {
 	gather := func(x uint64) uint32 { // the low nibbles of every other byte
 		x &= 0x000f000f000f000f
 		x |= x >> 12
 		return uint32(x&0xff | x>>24&0xff00)
 	}
-	at := group*tileRows*groupLen/2 + chunk*tileRows*4 + row*4
-	binary.LittleEndian.PutUint32(p.codes[at:], gather(b)|gather(b>>8)<<16)
+	binary.LittleEndian.PutUint32(codes[chunk*tileRows*4+row*4:], gather(b)|gather(b>>8)<<16)
 }
 
 // put8 stores a row's 32 columns of a group, a signed byte each, pair by pair.
-func (p *packed) put8(group, row int, b *[groupLen]byte) {
-	to := p.codes[group*tileRows*groupLen+row*2:][:(groupLen/2-1)*2*tileRows+2]
+func put8(codes []byte, row int, b *[groupLen]byte) {
+	to := codes[row*2:][:(groupLen/2-1)*2*tileRows+2]
 	for j := range groupLen / 2 {
 		to[j*2*tileRows], to[j*2*tileRows+1] = b[2*j], b[2*j+1]
 	}
@@ -184,16 +182,30 @@ func (p *panel) reserve(groups int) {
 	}
 }
 
-// unpack writes groups from … from+n-1 of all tiles' groups to the panel.
+// unpack writes n of all tiles' records, from the from-th on, to the panel.
 func (p *packed) unpack(to *panel, from, n int) {
+	data := p.data[from*p.record:][:n*p.record]
 	if p.bits == 4 {
-		unpack4AVX2(&to.codes[0], &p.codes[from*tileRows*groupLen/2], n*groupLen/8, int16(p.bias))
+		unpack4AVX2(&to.codes[0], &data[0], n, p.record, int16(p.bias))
 	} else {
-		unpack8AVX2(&to.codes[0], &p.codes[from*tileRows*groupLen], n*groupLen*tileRows)
+		unpack8AVX2(&to.codes[0], &data[0], n, p.record)
 	}
-	p.scales.to(to.scales, from*p.parts*tileRows, n*p.parts*tileRows)
-	if !p.mins.empty() {
-		p.mins.to(to.mins, from*tileRows, n*tileRows)
+	p.coefficients(to.scales, data, p.codeBytes(), p.parts)
+	if p.mins {
+		p.coefficients(to.mins, data, p.codeBytes()+p.coefficientBytes(), 1)
+	}
+}
+
+// coefficients writes parts·tileRows of each record in data, from byte at on, as float32.
+func (p *packed) coefficients(dst []float32, data []byte, at, parts int) {
+	for g := 0; g*p.record < len(data); g++ {
+		c := data[g*p.record+at:][:parts*p.coefficientBytes()]
+		to := dst[g*parts*tileRows:][:parts*tileRows]
+		if p.half {
+			F16ToF32s(to, Halves(c))
+		} else {
+			copy(to, Floats(c))
+		}
 	}
 }
 

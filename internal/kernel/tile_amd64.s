@@ -2,20 +2,30 @@
 
 #include "textflag.h"
 
-// func unpack4AVX2(dst *int16, src *byte, chunks int, bias int16)
+// Packed weights are read from front to back but by several workers in turns, a few KiB each, which hardware's own
+// prefetching does not see through: hence PREFETCHT0, AHEAD bytes on.
+#define AHEAD 1536
+
+// func unpack4AVX2(dst *int16, src *byte, groups, record int, bias int16)
 //
 // A chunk is 64 bytes: eight columns of sixteen rows. Shifts bring the four pairs of a 32-bit lane to the low nibbles of its halves.
-TEXT ·unpack4AVX2(SB), NOSPLIT, $0-26
+TEXT ·unpack4AVX2(SB), NOSPLIT, $0-34
 	MOVQ dst+0(FP), DI
 	MOVQ src+8(FP), SI
-	MOVQ chunks+16(FP), CX
-	VPBROADCASTW bias+24(FP), Y7
+	MOVQ groups+16(FP), CX
+	MOVQ record+24(FP), R8
+	VPBROADCASTW bias+32(FP), Y7
 	VPCMPEQW Y6, Y6, Y6
 	VPSRLW $12, Y6, Y6 // 15 in each half
 
+group4:
+	MOVQ SI, R9
+	MOVQ $4, DX
+
 chunk4:
-	VMOVDQU (SI), Y0
-	VMOVDQU 32(SI), Y1
+	PREFETCHT0 AHEAD(R9)
+	VMOVDQU (R9), Y0
+	VMOVDQU 32(R9), Y1
 	VPAND Y6, Y0, Y2
 	VPAND Y6, Y1, Y3
 	VPSUBW Y7, Y2, Y2
@@ -44,28 +54,46 @@ chunk4:
 	VPSUBW Y7, Y3, Y3
 	VMOVDQU Y2, 192(DI)
 	VMOVDQU Y3, 224(DI)
-	ADDQ $64, SI
+	ADDQ $64, R9
 	ADDQ $256, DI
-	DECQ CX
+	DECQ DX
 	JNZ  chunk4
+	PREFETCHT0 AHEAD(R9)
+	ADDQ R8, SI
+	DECQ CX
+	JNZ  group4
 	VZEROUPPER
 	RET
 
-// func unpack8AVX2(dst *int16, src *byte, n int)
-TEXT ·unpack8AVX2(SB), NOSPLIT, $0-24
+// func unpack8AVX2(dst *int16, src *byte, groups, record int)
+TEXT ·unpack8AVX2(SB), NOSPLIT, $0-32
 	MOVQ dst+0(FP), DI
 	MOVQ src+8(FP), SI
-	MOVQ n+16(FP), CX
+	MOVQ groups+16(FP), CX
+	MOVQ record+24(FP), R8
+
+group8:
+	MOVQ SI, R9
+	MOVQ $8, DX
 
 chunk8:
-	VPMOVSXBW (SI), Y0
-	VPMOVSXBW 16(SI), Y1
+	PREFETCHT0 AHEAD(R9)
+	VPMOVSXBW (R9), Y0
+	VPMOVSXBW 16(R9), Y1
+	VPMOVSXBW 32(R9), Y2
+	VPMOVSXBW 48(R9), Y3
 	VMOVDQU Y0, (DI)
 	VMOVDQU Y1, 32(DI)
-	ADDQ $32, SI
-	ADDQ $64, DI
-	SUBQ $32, CX
-	JG   chunk8
+	VMOVDQU Y2, 64(DI)
+	VMOVDQU Y3, 96(DI)
+	ADDQ $64, R9
+	ADDQ $128, DI
+	DECQ DX
+	JNZ  chunk8
+	PREFETCHT0 AHEAD(R9)
+	ADDQ R8, SI
+	DECQ CX
+	JNZ  group8
 	VZEROUPPER
 	RET
 
