@@ -85,7 +85,7 @@ func (b *Bench) newTTFT(longest int) (t *ttft, err error) {
 	// The engine refuses what is longer than the model's context. This copy of the model says that it has room; answers would
 	// be worth nothing, but nobody sees one.
 	m := *b.Model
-	m.Context = max(m.Context, longest+1)
+	m.Context = max(m.Context, longest+1, warmUpTokens+1)
 	t = &ttft{b: b, model: &m}
 	defer func(t *ttft) {
 		if err != nil {

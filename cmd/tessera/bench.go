@@ -97,6 +97,9 @@ func benchModelCommand(name, short, long, defaults string, test func(*bench.Benc
 			if format, err = bench.FigureFormat(plot); err != nil {
 				return &usageError{fmt.Errorf("--plot: %w", err)}
 			}
+			if _, err := os.Stat(filepath.Dir(plot)); err != nil { // known before minutes of measuring
+				return fmt.Errorf("--plot: %w", err)
+			}
 		}
 		if err := flags.check(); err != nil {
 			return err
