@@ -82,17 +82,25 @@ func New(file *weights.File) (*Model, error) {
 	return m, nil
 }
 
-// pack lays the weights out for this CPU's kernels. The embedding is looked up row by row, from the file; where it is the
-// output head too, that is a packed copy.
+// pack lays the weights out for this CPU's kernels, all in one piece of memory. The embedding is looked up row by row, from
+// the file; where it is the output head too, that is a packed copy.
 func (m *Model) pack() {
-	pool := kernel.NewPool(runtime.GOMAXPROCS(0))
-	defer pool.Close()
-	m.output.Pack(pool)
+	all := []*kernel.Matrix{&m.output}
 	for i := range m.layers {
 		l := &m.layers[i]
-		for _, w := range []*kernel.Matrix{&l.query, &l.key, &l.value, &l.attentionOut, &l.gate, &l.up, &l.down} {
-			w.Pack(pool)
-		}
+		all = append(all, &l.query, &l.key, &l.value, &l.attentionOut, &l.gate, &l.up, &l.down)
+	}
+	total := 0
+	for _, w := range all {
+		total += w.PackedBytes()
+	}
+	memory := kernel.Memory(total)
+	pool := kernel.NewPool(runtime.GOMAXPROCS(0))
+	defer pool.Close()
+	for _, w := range all {
+		n := w.PackedBytes()
+		w.Pack(pool, memory[:n])
+		memory = memory[n:]
 	}
 }
 

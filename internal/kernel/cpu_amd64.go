@@ -67,6 +67,11 @@ func unpack4AVX2(dst *int16, src *byte, groups, record int, bias int16)
 //go:noescape
 func unpack8AVX2(dst *int16, src *byte, groups, record int)
 
+// halvesAVX2 converts the tileRows half floats that stand at src, and again record bytes further, for each group.
+//
+//go:noescape
+func halvesAVX2(dst *float32, src *byte, groups, record int)
+
 //go:noescape
 func codeAVX2(codes *int16, scales, sums, x *float32, groups int)
 

@@ -31,9 +31,10 @@ func unpack8AVX2(dst *int16, src *byte, groups, record int) { panic("kernel: no 
 func codeAVX2(codes *int16, scales, sums, x *float32, groups int) {
 	panic("kernel: no AVX2 in this build")
 }
-func expSumAVX2(x *float32, n int, m float32) float32 { panic("kernel: no AVX2 in this build") }
-func swiGLUAVX2(gate, up *float32, n int)             { panic("kernel: no AVX2 in this build") }
-func transposeAVX2(dst, src *float32, n, d int)       { panic("kernel: no AVX2 in this build") }
-func scoresAVX2(dst, q, keys *float32, rows, d int)   { panic("kernel: no AVX2 in this build") }
-func maxAVX2(x *float32, n int) float32               { panic("kernel: no AVX2 in this build") }
-func f32ToF16AVX2(dst *uint16, src *float32, n int)   { panic("kernel: no AVX2 in this build") }
+func expSumAVX2(x *float32, n int, m float32) float32        { panic("kernel: no AVX2 in this build") }
+func swiGLUAVX2(gate, up *float32, n int)                    { panic("kernel: no AVX2 in this build") }
+func transposeAVX2(dst, src *float32, n, d int)              { panic("kernel: no AVX2 in this build") }
+func scoresAVX2(dst, q, keys *float32, rows, d int)          { panic("kernel: no AVX2 in this build") }
+func maxAVX2(x *float32, n int) float32                      { panic("kernel: no AVX2 in this build") }
+func f32ToF16AVX2(dst *uint16, src *float32, n int)          { panic("kernel: no AVX2 in this build") }
+func halvesAVX2(dst *float32, src *byte, groups, record int) { panic("kernel: no AVX2 in this build") }

@@ -212,7 +212,7 @@ func TestMatMul_AfterTheFirstCall_AllocatesNothing(t *testing.T) {
 		pool := NewPool(2)
 		defer pool.Close()
 		w, x, dst := randomMatrix(rng, Q4_1, m, k), random(rng, rows*k), make([]float32, rows*m)
-		w.Pack(pool)
+		w.Pack(pool, Memory(w.PackedBytes()))
 		var mm MatMul
 		var a Activations
 		if n := testing.AllocsPerRun(20, func() { a.Set(x, rows, k); mm.Run(pool, &a, Product{dst, &w}) }); n != 0 {

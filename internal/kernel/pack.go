@@ -3,6 +3,7 @@ package kernel
 import (
 	"encoding/binary"
 	"fmt"
+	"unsafe"
 )
 
 // tileRows is how many rows of weights are packed and multiplied together.
@@ -38,22 +39,38 @@ func (p *packed) coefficientBytes() int {
 	return 4 * tileRows
 }
 
-// packable says whether the integer kernels take weights of type t.
-func packable(t Type) bool {
-	switch t {
-	case Q4_0, Q4_1, Q8_0, Q4_K, Q6_K:
-		return true
-	}
-	return false
+// Memory returns n zeroed bytes for packed weights, aligned to 64, on larger pages where the system has them.
+func Memory(n int) []byte {
+	b := make([]byte, n+63)
+	b = b[-uintptr(unsafe.Pointer(unsafe.SliceData(b)))%64:][:n:n]
+	adviseHuge(b)
+	return b
 }
 
-// Pack lays the weights out for the kernels of this CPU, once, when the model is loaded: MatMul is some times quicker
-// afterwards. It takes memory of about the weights' own size. Where the CPU or the type has no such kernel it does nothing.
-func (m *Matrix) Pack(pool *Pool) {
-	if !features.avx2 || !packable(m.Type) {
+// PackedBytes is how much memory Pack takes: about the weights' own size, or nothing where the CPU or the type has no kernel
+// for packed weights.
+func (m *Matrix) PackedBytes() int {
+	p := m.layout()
+	return (m.Rows + tileRows - 1) / tileRows * (m.Cols / groupLen) * p.record
+}
+
+// Pack lays the weights out for the kernels of this CPU, once, when the model is loaded, in PackedBytes of zeroed memory, aligned
+// to 4 bytes: MatMul is some times quicker afterwards.
+func (m *Matrix) Pack(pool *Pool, memory []byte) {
+	p := m.layout()
+	if p.record == 0 {
 		return
 	}
-	var p packed
+	p.data = memory[:m.PackedBytes()]
+	pool.Run((m.Rows+tileRows-1)/tileRows, &packing{m, &p})
+	m.packed = &p
+}
+
+// layout is how m is packed; record is 0 where it is not.
+func (m *Matrix) layout() (p packed) {
+	if !features.avx2 {
+		return p
+	}
 	switch m.Type {
 	case Q4_0:
 		p = packed{bits: 4, bias: 8, parts: 1, half: true}
@@ -65,15 +82,14 @@ func (m *Matrix) Pack(pool *Pool) {
 		p = packed{bits: 4, parts: 1, mins: true}
 	case Q6_K:
 		p = packed{bits: 8, parts: 2}
+	default:
+		return p
 	}
 	p.record = p.codeBytes() + p.parts*p.coefficientBytes()
 	if p.mins {
 		p.record += p.coefficientBytes()
 	}
-	tiles, groups := (m.Rows+tileRows-1)/tileRows, m.Cols/groupLen
-	p.data = make([]byte, tiles*groups*p.record)
-	pool.Run(tiles, &packing{m, &p})
-	m.packed = &p
+	return p
 }
 
 // packing is the task of packing one tile an item.
@@ -198,14 +214,14 @@ func (p *packed) unpack(to *panel, from, n int) {
 
 // coefficients writes parts·tileRows of each record in data, from byte at on, as float32.
 func (p *packed) coefficients(dst []float32, data []byte, at, parts int) {
-	for g := 0; g*p.record < len(data); g++ {
-		c := data[g*p.record+at:][:parts*p.coefficientBytes()]
-		to := dst[g*parts*tileRows:][:parts*tileRows]
-		if p.half {
-			F16ToF32s(to, Halves(c))
-		} else {
-			copy(to, Floats(c))
-		}
+	groups := len(data) / p.record
+	if p.half && parts == 1 {
+		dst = dst[:groups*tileRows]
+		halvesAVX2(&dst[0], &data[at], groups, p.record)
+		return
+	}
+	for g := range groups {
+		copy(dst[g*parts*tileRows:], Floats(data[g*p.record+at:][:parts*tileRows*4]))
 	}
 }
 

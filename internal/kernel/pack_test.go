@@ -39,7 +39,7 @@ func TestMatMul_Packed_AgreesWithFloat64OfTheCodes(t *testing.T) {
 					for _, rows := range []int{1, 3, 4, 9} {
 						w := ordinaryMatrix(rng, typ, m, k)
 						weights := dequantized(&w)
-						w.Pack(pool)
+						w.Pack(pool, Memory(w.PackedBytes()))
 						if w.packed == nil {
 							t.Fatalf("%v was not packed", typ)
 						}
@@ -87,7 +87,7 @@ func BenchmarkMatMulPacked(b *testing.B) {
 					pool := NewPool(1)
 					defer pool.Close()
 					w := randomMatrix(rng, typ, m, k)
-					w.Pack(pool)
+					w.Pack(pool, Memory(w.PackedBytes()))
 					x, dst := random(rng, rows*k), make([]float32, rows*m)
 					var mm MatMul
 					var a Activations
@@ -110,7 +110,7 @@ func BenchmarkPack(b *testing.B) {
 			defer pool.Close()
 			w := randomMatrix(rand.New(rand.NewPCG(1, 2)), typ, m, k)
 			for b.Loop() {
-				w.Pack(pool)
+				w.Pack(pool, Memory(w.PackedBytes()))
 			}
 			b.ReportMetric(m*k*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gweights/s")
 		})

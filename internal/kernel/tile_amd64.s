@@ -4,7 +4,7 @@
 
 // Packed weights are read from front to back but by several workers in turns, a few KiB each, which hardware's own
 // prefetching does not see through: hence PREFETCHT0, AHEAD bytes on.
-#define AHEAD 1536
+#define AHEAD 2560
 
 // func unpack4AVX2(dst *int16, src *byte, groups, record int, bias int16)
 //
@@ -94,6 +94,25 @@ chunk8:
 	ADDQ R8, SI
 	DECQ CX
 	JNZ  group8
+	VZEROUPPER
+	RET
+
+// func halvesAVX2(dst *float32, src *byte, groups, record int)
+TEXT ·halvesAVX2(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ groups+16(FP), CX
+	MOVQ record+24(FP), R8
+
+halves:
+	VCVTPH2PS (SI), Y0
+	VCVTPH2PS 16(SI), Y1
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ R8, SI
+	ADDQ $64, DI
+	DECQ CX
+	JNZ  halves
 	VZEROUPPER
 	RET
 
