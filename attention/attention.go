@@ -186,11 +186,7 @@ func (a *Attend) turn(it *item, q *Queries, offset int, dst []float32) {
 	for r := range it.rows {
 		t := it.row + r
 		src := q.Q[(t*a.shape.Heads+it.head*group)*d:][:group*d]
-		out := dst[r*group*d:][:group*d]
-		for i, v := range src {
-			out[i] = v * scale
-		}
-		a.rope.Turn(out, d, q.Position+t-offset)
+		a.rope.Turn(dst[r*group*d:][:group*d], src, d, q.Position+t-offset, scale)
 	}
 }
 

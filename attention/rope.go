@@ -5,6 +5,8 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
+
+	"github.com/tessera-llm/tessera/internal/kernel"
 )
 
 // RoPE is a rotary position embedding whose frequencies are fixed when the model is loaded. Pairs are neighbours: values
@@ -101,17 +103,12 @@ func (t *Table) Reach(n int) {
 	t.rows.Store(&rows)
 }
 
-// Turn turns consecutive heads of d values in place, all by position p, which Reach must have covered.
-func (t *Table) Turn(heads []float32, d, p int) {
+// Turn writes consecutive heads of d values, times scale, to dst, all turned by position p, which Reach must have covered. dst may be
+// heads.
+func (t *Table) Turn(dst, heads []float32, d, p int, scale float32) {
 	n := 2 * len(t.rope.Freqs)
 	row := (*t.rows.Load())[p*n:][:n]
 	for h := 0; h+d <= len(heads); h += d {
-		head := heads[h : h+d][:n]
-		for i := 0; i+1 < len(head); i += 2 {
-			c, s := row[i], row[i+1]
-			x, y := head[i], head[i+1]
-			head[i] = float32(x*c) - float32(y*s)
-			head[i+1] = float32(x*s) + float32(y*c)
-		}
+		kernel.Rotate(dst[h:h+d], heads[h:h+d], row, scale)
 	}
 }

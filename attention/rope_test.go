@@ -141,7 +141,7 @@ func TestTable_Turn_AgreesWithFloat64_UpTo100000(t *testing.T) {
 			table.Reach(p + 1)
 			x := normal(rng, 2*c.d)
 			got := append([]float32{}, x...)
-			table.Turn(got, c.d, p)
+			table.Turn(got, got, c.d, p, 1)
 			for h := 0; h < len(x); h += c.d {
 				want := turned64(c.rope, x[h:h+c.d], p)
 				for i := range want {
@@ -173,8 +173,8 @@ func TestTable_ReachInSteps_SameBitsAsAtOnce(t *testing.T) {
 		for i := range a {
 			a[i], b[i] = float32(i+1), float32(i+1)
 		}
-		steps.Turn(a, 16, p)
-		once.Turn(b, 16, p)
+		steps.Turn(a, a, 16, p, 1)
+		once.Turn(b, b, 16, p, 1)
 		if i, ok := sameBits(a, b); !ok {
 			t.Fatalf("position %d, value %d: %v when grown in steps, %v at once", p, i, a[i], b[i])
 		}
@@ -194,7 +194,7 @@ func TestTable_ReachFromManyGoroutines(t *testing.T) {
 				reached.Done()
 				reached.Wait()
 				x := []float32{1, 0}
-				table.Turn(x, 2, n-1)
+				table.Turn(x, x, 2, n-1, 1)
 				if want := math.Cos(float64(n - 1)); math.Abs(float64(x[0])-want) > 1e-7 {
 					t.Errorf("position %d: the first value turned from 1 to %v, want %v", n-1, x[0], want)
 				}

@@ -353,7 +353,7 @@ func (w *Workspace) store(l *layer, p *part, from, to int) {
 		if l.valueBias != nil {
 			kernel.AddRows(v, l.valueBias)
 		}
-		w.model.rope.Turn(k, c.HeadDim, local)
+		w.model.rope.Turn(k, k, c.HeadDim, local, 1)
 		for head := range c.KVHeads {
 			at, n := block.Shape.K(w.layerIndex, head)
 			write(block, at, n, local, k[head*c.HeadDim:][:c.HeadDim])

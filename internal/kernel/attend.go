@@ -30,11 +30,36 @@ func tiled(d int) bool { return features.avx2 && d > 0 && d%8 == 0 }
 func Scores(dst, q, keys []float32, n, d int) {
 	rows := len(q) / d
 	dst, keys = dst[:rows*KeyTile], keys[:KeyTile*d]
-	if tiled(d) && rows > 0 {
+	switch {
+	case !tiled(d) || rows == 0:
+		dotRows(dst, q, keys[:n*d], d)
+	case n > KeyTile-8:
 		scoresAVX2(&dst[0], &q[0], &keys[0], rows, d)
-		return
+	default: // the end of a block: passages are short, so there are many
+		for at := 0; at < n; at += 8 {
+			narrowScoresAVX2(&dst[at], &q[0], &keys[at], rows, d)
+		}
 	}
-	dotRows(dst, q, keys[:n*d], d)
+}
+
+// Rotate writes src, times scale, to dst with each pair of neighbours turned: turns holds the cosine and the sine for each pair. Values
+// past the turns are scaled alone. dst may be src. Every path has the same bits.
+func Rotate(dst, src, turns []float32, scale float32) {
+	dst, turns = dst[:len(src)], turns[:min(len(turns), len(src))]
+	i := 0
+	if features.avx2 && len(turns) >= 8 {
+		i = len(turns) &^ 7
+		rotateAVX2(&dst[0], &src[0], &turns[0], i, scale)
+	}
+	for ; i+1 < len(turns); i += 2 {
+		c, s := turns[i], turns[i+1]
+		x, y := src[i]*scale, src[i+1]*scale
+		dst[i] = float32(x*c) - float32(y*s)
+		dst[i+1] = float32(y*c) + float32(x*s)
+	}
+	for ; i < len(src); i++ {
+		dst[i] = src[i] * scale
+	}
 }
 
 // Max returns the largest value of x, at least -Inf; NaNs may be passed over.

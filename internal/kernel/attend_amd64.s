@@ -72,6 +72,113 @@ columns:
 	VZEROUPPER
 	RET
 
+// func narrowScoresAVX2(dst, q, keys *float32, rows, d int)
+//
+// One vector of eight keys, six rows at a time.
+TEXT ·narrowScoresAVX2(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), DI
+	MOVQ q+8(FP), SI
+	MOVQ keys+16(FP), DX
+	MOVQ rows+24(FP), CX
+	MOVQ d+32(FP), R8
+	MOVQ R8, R12
+	SHLQ $2, R12 // bytes a row
+
+six:
+	CMPQ CX, $6
+	JLT  single
+	LEAQ (SI)(R12*1), R9
+	LEAQ (SI)(R12*2), R10
+	LEAQ (R9)(R12*2), R11
+	LEAQ (R10)(R12*2), R13
+	LEAQ (R11)(R12*2), R14
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	MOVQ DX, BX
+	XORQ AX, AX
+
+value6:
+	VMOVUPS (BX), Y15
+	VBROADCASTSS (SI)(AX*4), Y8
+	VBROADCASTSS (R9)(AX*4), Y9
+	VBROADCASTSS (R10)(AX*4), Y10
+	VBROADCASTSS (R11)(AX*4), Y11
+	VBROADCASTSS (R13)(AX*4), Y12
+	VBROADCASTSS (R14)(AX*4), Y13
+	VFMADD231PS Y15, Y8, Y0
+	VFMADD231PS Y15, Y9, Y1
+	VFMADD231PS Y15, Y10, Y2
+	VFMADD231PS Y15, Y11, Y3
+	VFMADD231PS Y15, Y12, Y4
+	VFMADD231PS Y15, Y13, Y5
+	ADDQ $128, BX
+	INCQ AX
+	CMPQ AX, R8
+	JLT  value6
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 128(DI)
+	VMOVUPS Y2, 256(DI)
+	VMOVUPS Y3, 384(DI)
+	VMOVUPS Y4, 512(DI)
+	VMOVUPS Y5, 640(DI)
+	ADDQ $768, DI
+	LEAQ (R14)(R12*1), SI
+	SUBQ $6, CX
+	JMP  six
+
+single:
+	TESTQ CX, CX
+	JZ   narrowDone
+	VXORPS Y0, Y0, Y0
+	MOVQ DX, BX
+	XORQ AX, AX
+
+valueSingle:
+	VBROADCASTSS (SI)(AX*4), Y8
+	VFMADD231PS (BX), Y8, Y0
+	ADDQ $128, BX
+	INCQ AX
+	CMPQ AX, R8
+	JLT  valueSingle
+	VMOVUPS Y0, (DI)
+	ADDQ $128, DI
+	ADDQ R12, SI
+	DECQ CX
+	JMP  single
+
+narrowDone:
+	VZEROUPPER
+	RET
+
+// func rotateAVX2(dst, src, turns *float32, n int, scale float32)
+TEXT ·rotateAVX2(SB), NOSPLIT, $0-36
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ turns+16(FP), DX
+	MOVQ n+24(FP), CX
+	VBROADCASTSS scale+32(FP), Y7
+	XORQ AX, AX
+
+pairs:
+	VMULPS (SI)(AX*4), Y7, Y0
+	VMOVUPS (DX)(AX*4), Y1
+	VMOVSLDUP Y1, Y2      // cosines
+	VMOVSHDUP Y1, Y3      // sines
+	VPERMILPS $0xb1, Y0, Y4 // each pair the other way round
+	VMULPS Y2, Y0, Y0
+	VMULPS Y3, Y4, Y4
+	VADDSUBPS Y4, Y0, Y0  // x·cos - y·sin, y·cos + x·sin
+	VMOVUPS Y0, (DI)(AX*4)
+	ADDQ $8, AX
+	CMPQ AX, CX
+	JLT  pairs
+	VZEROUPPER
+	RET
+
 // func scoresAVX2(dst, q, keys *float32, rows, d int)
 TEXT ·scoresAVX2(SB), NOSPLIT, $0-40
 	MOVQ dst+0(FP), DI

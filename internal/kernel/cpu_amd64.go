@@ -85,6 +85,16 @@ func transposeAVX2(dst, src *float32, n, d int)
 //go:noescape
 func scoresAVX2(dst, q, keys *float32, rows, d int)
 
+// narrowScoresAVX2 is scoresAVX2 for the eight keys that keys points at, and dst likewise.
+//
+//go:noescape
+func narrowScoresAVX2(dst, q, keys *float32, rows, d int)
+
+// rotateAVX2 is Rotate of n values, a multiple of 8, above 0.
+//
+//go:noescape
+func rotateAVX2(dst, src, turns *float32, n int, scale float32)
+
 // maxAVX2 is the largest of n values, at least 8.
 //
 //go:noescape

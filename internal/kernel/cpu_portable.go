@@ -38,3 +38,7 @@ func scoresAVX2(dst, q, keys *float32, rows, d int)          { panic("kernel: no
 func maxAVX2(x *float32, n int) float32                      { panic("kernel: no AVX2 in this build") }
 func f32ToF16AVX2(dst *uint16, src *float32, n int)          { panic("kernel: no AVX2 in this build") }
 func halvesAVX2(dst *float32, src *byte, groups, record int) { panic("kernel: no AVX2 in this build") }
+func narrowScoresAVX2(dst, q, keys *float32, rows, d int)    { panic("kernel: no AVX2 in this build") }
+func rotateAVX2(dst, src, turns *float32, n int, scale float32) {
+	panic("kernel: no AVX2 in this build")
+}

@@ -242,3 +242,36 @@ func BenchmarkAddWeighted(b *testing.B) {
 	}
 	b.ReportMetric(2*d*keys*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 }
+
+func TestRotate_EveryPath_TheSameBits(t *testing.T) {
+	rng := rand.New(rand.NewPCG(11, 0))
+	for n := 2; n < 80; n++ {
+		for _, pairs := range []int{0, 1, 3, 4, 8, 20, 40} {
+			src, turns := random(rng, n), random(rng, 2*pairs)
+			var results [][]float32
+			eachPath(t, func(*testing.T) {
+				dst := append(make([]float32, n), 7)
+				Rotate(dst[:n], src, turns, 0.125)
+				results = append(results, dst)
+			})
+			for _, got := range results {
+				for i := range n {
+					want := float64(src[i]) * 0.125
+					if i/2 < pairs && i|1 < n {
+						c, s := float64(turns[i&^1]), float64(turns[i|1])
+						x, y := float64(src[i&^1])*0.125, float64(src[i|1])*0.125
+						if want = x*c - y*s; i%2 == 1 {
+							want = x*s + y*c
+						}
+					}
+					if math.Abs(float64(got[i])-want) > 1e-6 {
+						t.Fatalf("n %d, %d pairs: value %d = %v, want %v", n, pairs, i, got[i], want)
+					}
+				}
+				if i, ok := sameBits(got, results[0]); !ok || got[n] != 7 {
+					t.Fatalf("n %d, %d pairs: value %d differs between paths, or one wrote past the end", n, pairs, i)
+				}
+			}
+		}
+	}
+}
