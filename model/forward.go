@@ -123,8 +123,8 @@ func (w *Workspace) Forward(ctx context.Context, batch []Sequence, progress func
 			return err
 		}
 		seq, from = w.gather(batch, seq, from)
-		w.pass()
 		done += w.rows
+		w.pass()
 		if progress != nil {
 			progress(done)
 		}
@@ -187,6 +187,9 @@ func (w *Workspace) pass() {
 	for i := range m.layers {
 		w.layerIndex = i
 		w.attention(&m.layers[i])
+		if w.rows == 0 {
+			return // nobody wants logits: with the last layer's keys and values all is done
+		}
 		w.feedForward(&m.layers[i])
 	}
 	w.output()
@@ -197,8 +200,23 @@ func (w *Workspace) attention(l *layer) {
 	m := w.model
 	w.each(normAttention)
 	w.input.Set(w.normed, w.rows, m.Hidden)
-	w.product.Run(w.pool, &w.input, kernel.Product{Dst: w.query, W: &l.query}, kernel.Product{Dst: w.key, W: &l.key}, kernel.Product{Dst: w.value, W: &l.value})
-	w.each(storeKV)
+	query := kernel.Product{Dst: w.query, W: &l.query}
+	key, value := kernel.Product{Dst: w.key, W: &l.key}, kernel.Product{Dst: w.value, W: &l.value}
+	if w.layerIndex < m.Layers-1 {
+		w.product.Run(w.pool, &w.input, query, key, value)
+		w.each(storeKV)
+	} else {
+		w.product.Run(w.pool, &w.input, key, value)
+		w.each(storeKV)
+		if w.keepWanted(); w.rows == 0 {
+			return
+		}
+		w.input.Set(w.normed, w.rows, m.Hidden)
+		w.product.Run(w.pool, &w.input, query)
+	}
+	if l.queryBias != nil {
+		kernel.AddRows(w.query[:w.rows*m.Heads*m.HeadDim], l.queryBias)
+	}
 	w.queries, w.segments = w.queries[:0], w.segments[:0]
 	for i := range w.parts {
 		p := &w.parts[i]
@@ -224,6 +242,27 @@ func (w *Workspace) attention(l *layer) {
 	}
 }
 
+// keepWanted leaves of the batch the rows whose logits are wanted: behind the last layer's keys and values nothing else of
+// the others is.
+func (w *Workspace) keepWanted() {
+	c := w.model.Hidden
+	kept := 0
+	for i := range w.parts {
+		p := &w.parts[i]
+		skip := p.rows
+		if p.seq.Logits != nil {
+			skip = min(max(p.seq.LogitsFrom-p.from, 0), p.rows)
+		}
+		first := p.row + skip
+		p.rows, p.from, p.local = p.rows-skip, p.from+skip, p.local+skip
+		copy(w.hidden[kept*c:], w.hidden[first*c:(first+p.rows)*c])
+		copy(w.normed[kept*c:], w.normed[first*c:(first+p.rows)*c])
+		p.row = kept
+		kept += p.rows
+	}
+	w.rows = kept
+}
+
 // feedForward adds down(silu(gate(x))·up(x)) to the hidden state.
 func (w *Workspace) feedForward(l *layer) {
 	w.each(normFeedForward)
@@ -239,10 +278,7 @@ func (w *Workspace) output() {
 	m := w.model
 	for i := range w.parts {
 		p := &w.parts[i]
-		if p.seq.Logits == nil {
-			continue
-		}
-		for t := max(p.seq.LogitsFrom-p.from, 0); t < p.rows; t += outputRows {
+		for t := 0; t < p.rows; t += outputRows {
 			n := min(outputRows, p.rows-t)
 			kernel.RMSNorm(w.normed[:n*m.Hidden], w.hidden[(p.row+t)*m.Hidden:][:n*m.Hidden], m.norm, m.NormEpsilon)
 			w.input.Set(w.normed, n, m.Hidden)
@@ -335,7 +371,7 @@ func (t *rowsTask) Do(_, i int) {
 	}
 }
 
-// store adds biases to queries, keys and values of rows from … to-1 of the batch, as far as they belong to part p, turns
+// store adds biases to keys and values of rows from … to-1 of the batch, as far as they belong to part p, turns
 // the keys to their local positions and writes keys and values to the part's block.
 func (w *Workspace) store(l *layer, p *part, from, to int) {
 	c := &w.model.Config
@@ -344,9 +380,6 @@ func (w *Workspace) store(l *layer, p *part, from, to int) {
 	for row := max(from, p.row); row < min(to, p.row+p.rows); row++ {
 		local := p.local + row - p.row
 		k, v := w.key[row*width:][:width], w.value[row*width:][:width]
-		if l.queryBias != nil {
-			kernel.AddRows(w.query[row*c.Heads*c.HeadDim:][:c.Heads*c.HeadDim], l.queryBias)
-		}
 		if l.keyBias != nil {
 			kernel.AddRows(k, l.keyBias)
 		}
