@@ -5,10 +5,10 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 2s
 STAGE = @scripts/stage
 
-.PHONY: test nightly model fmt vet staticcheck build unit purego race race-all fuzz
+.PHONY: test nightly model fmt vet staticcheck build paths unit purego race race-all fuzz
 .NOTPARALLEL:
 
-test: model fmt vet staticcheck build unit purego race fuzz
+test: model fmt vet staticcheck build paths unit purego race fuzz
 
 nightly: model race-all
 	FUZZTIME=10m scripts/stage fuzz scripts/fuzz
@@ -29,6 +29,9 @@ build: # without cgo, for every platform that is promised
 	$(STAGE) "build linux/amd64" env CGO_ENABLED=0 GOOS=linux GOARCH=amd64 go build ./...
 	$(STAGE) "build linux/arm64" env CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build ./...
 	$(STAGE) "build darwin/arm64" env CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 go build ./...
+
+paths: # which kernels this CPU can run: those are tested, the others are skipped
+	$(STAGE) "kernel paths" go test -count 1 -v -run '^TestEachPath' ./internal/kernel
 
 unit:
 	$(STAGE) test go test ./...
