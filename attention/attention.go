@@ -203,7 +203,7 @@ func (a *Attend) partial(it *item, q *Queries, seg *Segment, lo, hi int, s *scra
 			continue
 		}
 		for h := r * group; h < (r+1)*group; h++ {
-			add(state[h*(2+d):][:2+d], s.scores[h*keyTile:][:visible], v)
+			kernel.Fold(state[h*(2+d):][:2+d], s.scores[h*keyTile:][:keyTile], v, visible)
 		}
 	}
 }
@@ -223,20 +223,6 @@ func reset(state []float32, d int) {
 	for h := 0; h < len(state); h += 2 + d {
 		state[h] = float32(math.Inf(-1))
 	}
-}
-
-// add takes scored values into one query's state. It overwrites scores.
-func add(state, scores, v []float32) {
-	m, sum, acc := state[0], state[1], state[2:]
-	if top := kernel.Max(scores); top > m {
-		shrink := kernel.Exp(m - top)
-		sum *= shrink
-		kernel.Scale(acc, shrink)
-		m = top
-	}
-	sum += kernel.ExpSum(scores, m)
-	kernel.AddWeighted(acc, scores, v)
-	state[0], state[1] = m, sum
 }
 
 // merge folds the partial softmaxes of an item's spans into the first one by log-sum-exp, in order of the spans.

@@ -20,6 +20,7 @@ const (
 )
 
 const (
+	alignmentKey     = "general.alignment"
 	defaultAlignment = 32
 	maxDimensions    = 4
 	maxKeyBytes      = 65535
@@ -290,17 +291,16 @@ func apart(f *File, all []description) error {
 
 // alignment returns what the offsets of tensors are multiples of.
 func alignment(f *File) (uint64, error) {
-	const key = "general.alignment"
-	v, ok := f.meta[key]
+	v, ok := f.meta[alignmentKey]
 	if !ok {
 		return defaultAlignment, nil
 	}
 	if v.kind != kindUint32 || v.array {
-		return 0, f.Errorf(metadataField(key), "is %v, expected a uint32", v)
+		return 0, f.Errorf(metadataField(alignmentKey), "is %v, expected a uint32", v)
 	}
 	n := binary.LittleEndian.Uint32(f.data[v.off:])
 	if n < 8 || bits.OnesCount32(n) != 1 {
-		return 0, f.Errorf(metadataField(key), "is %s, expected a power of two of at least 8", grouped(uint64(n)))
+		return 0, f.Errorf(metadataField(alignmentKey), "is %s, expected a power of two of at least 8", grouped(uint64(n)))
 	}
 	return uint64(n), nil
 }

@@ -1,15 +1,12 @@
 package weights
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"runtime"
+	"runtime/debug"
+	"slices"
 
 	"github.com/tessera-llm/tessera/internal/kernel"
 )
@@ -18,177 +15,113 @@ import (
 var fileTypes = map[kernel.Type]uint32{kernel.F32: 0, kernel.F16: 1, kernel.Q4_0: 2, kernel.Q4_1: 3, kernel.Q8_0: 7, kernel.BF16: 32}
 
 // quantizationVersion is that of the layouts that kernel.Quantize writes, as general.quantization_version has it.
-const quantizationVersion = 2
+const quantizationVersion = uint32(2)
 
 // Quantize writes the model of f to path with its matrices in type t, one of F32, F16, BF16, Q4_0, Q4_1 and Q8_0. Vectors stay as they
-// are, and a matrix whose rows are not whole blocks of t is written as F16; kept names those. All other metadata is copied. The file is
-// written under another name beside path, synced and renamed: path is a whole file or what it was. progress is told bytes of f done.
-func (f *File) Quantize(ctx context.Context, path string, t kernel.Type, progress func(done, total int64)) (kept []string, err error) {
+// are, and so does a matrix that has type t; one whose rows are not whole blocks of t is written in F16, and inF16 names those. All
+// metadata but the type is copied. path is a whole file afterwards or what it was. progress is told how many bytes of f's tensors are done.
+func (f *File) Quantize(ctx context.Context, path string, t kernel.Type, progress func(done, total int64)) (inF16 []string, err error) {
 	fileType, ok := fileTypes[t]
 	if !ok {
 		return nil, fmt.Errorf("type %v cannot be written", t)
 	}
-	types := make([]kernel.Type, len(f.tensors))
+	var total int64
+	tensors := slices.Clone(f.tensors)
 	for i, tensor := range f.tensors {
-		switch types[i] = t; {
+		total += int64(len(tensor.Data))
+		switch {
 		case len(tensor.Shape) < 2:
-			types[i] = tensor.Type
 		case tensor.Shape[0]%t.BlockLen() != 0:
-			types[i] = kernel.F16
-			kept = append(kept, tensor.Name)
+			tensors[i].Type = kernel.F16
+			inF16 = append(inF16, tensor.Name)
+		default:
+			tensors[i].Type = t
 		}
 	}
-	alignment, err := alignment(f)
+	m := f.Metadata()
+	m.Set("general.file_type", fileType)
+	m.Set("general.quantization_version", quantizationVersion)
+	w, err := Create(path, m, tensors)
 	if err != nil {
 		return nil, err
 	}
-	header, err := f.headerWith(types, map[string]uint32{"general.file_type": fileType, "general.quantization_version": quantizationVersion}, alignment)
-	if err != nil {
-		return nil, err
-	}
-	temp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return nil, err
-	}
+	defer func() { err = errors.Join(err, w.Discard()) }()
+
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, temp.Close(), os.Remove(temp.Name()))
+		if v := recover(); v != nil {
+			if _, fault := v.(interface{ Addr() uintptr }); !fault {
+				panic(v)
+			}
+			err = f.Errorf("file", "cannot be read to its end any more: it was cut short since it was opened, or its disk failed")
 		}
 	}()
-	w := bufio.NewWriterSize(temp, 1<<20)
-	if _, err := w.Write(header); err != nil {
-		return nil, err
-	}
-	var done int64
-	for i, tensor := range f.tensors {
-		n := 0
-		write := func(b []byte) error {
-			n += len(b)
-			_, err := w.Write(b)
-			return err
-		}
-		each := func(bytes int) {
-			done += int64(bytes)
-			progress(done, f.Size())
-		}
-		if err := convert(ctx, f, tensor, types[i], write, each); err != nil {
-			return nil, err
-		}
-		if err := write(make([]byte, -n&(int(alignment)-1))); err != nil {
-			return nil, err
-		}
-	}
-	if err := w.Flush(); err != nil {
-		return nil, err
-	}
-	if err := temp.Chmod(0o644); err != nil {
-		return nil, err
-	}
-	if err := temp.Sync(); err != nil {
-		return nil, err
-	}
-	if err := temp.Close(); err != nil {
-		return nil, err
-	}
-	return kept, os.Rename(temp.Name(), path)
-}
-
-// headerWith is f's header as version 3, with the types of its tensors changed and some uint32 metadata set: all that comes before the
-// tensors' data, the padding to it included.
-func (f *File) headerWith(types []kernel.Type, set map[string]uint32, alignment uint64) ([]byte, error) {
-	p := &parser{path: f.path, data: f.data}
-	_, n, err := p.preamble()
-	if err != nil {
-		return nil, err
-	}
-	var entries bytes.Buffer
-	count := uint64(0)
-	for range n {
-		start := p.off
-		key, err := p.text("key")
-		if err != nil {
-			return nil, err
-		}
-		if _, err := p.value(metadataField(string(key))); err != nil {
-			return nil, err
-		}
-		if _, ours := set[string(key)]; !ours {
-			entries.Write(f.data[start:p.off])
-			count++
-		}
-	}
-	le := binary.LittleEndian
-	text := func(b []byte, s string) []byte { return append(le.AppendUint64(b, uint64(len(s))), s...) }
-	var own []byte
-	for _, key := range []string{"general.file_type", "general.quantization_version"} {
-		own = le.AppendUint32(le.AppendUint32(text(own, key), uint32(kindUint32)), set[key])
-		count++
-	}
-	b := le.AppendUint32([]byte("GGUF"), 3)
-	b = le.AppendUint64(le.AppendUint64(b, uint64(len(f.tensors))), count)
-	b = append(append(b, entries.Bytes()...), own...)
-	offset := uint64(0)
-	for i, t := range f.tensors {
-		b = le.AppendUint32(text(b, t.Name), uint32(len(t.Shape)))
-		values := 1
-		for _, d := range t.Shape {
-			b = le.AppendUint64(b, uint64(d))
-			values *= d
-		}
-		b = le.AppendUint64(le.AppendUint32(b, uint32(types[i])), offset)
-		size := uint64(types[i].RowBytes(values))
-		offset += (size + alignment - 1) / alignment * alignment
-	}
-	return append(b, make([]byte, -uint64(len(b))&(alignment-1))...), nil
-}
-
-// piece bounds the values that are float32 at a time.
-const piece = 1 << 20
-
-// convert writes a tensor in type t, some rows at a time; done is told how many bytes of the tensor that was.
-func convert(ctx context.Context, f *File, tensor Tensor, t kernel.Type, write func([]byte) error, done func(int)) error {
-	if t == tensor.Type {
-		done(len(tensor.Data))
-		return write(tensor.Data)
-	}
-	cols := tensor.Shape[0]
-	c := &conversion{from: tensor.Type, to: t, cols: cols}
-	rowBytes := tensor.Type.RowBytes(cols)
-	rows := max(piece/cols, 1)
 	pool := kernel.NewPool(runtime.GOMAXPROCS(0))
 	defer pool.Close()
-	c.floats, c.out, c.errs = make([]float32, rows*cols), make([]byte, rows*t.RowBytes(cols)), make([]error, rows)
-	for at := 0; at < len(tensor.Data); at += rows * rowBytes {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		c.src = tensor.Data[at:min(at+rows*rowBytes, len(tensor.Data))]
-		n := len(c.src) / rowBytes
-		pool.Run(n, c)
-		for i, err := range c.errs[:n] {
-			if err != nil {
-				return f.Errorf("tensor "+tensor.Name, "row %d: %v", at/rowBytes+i, err)
+	var done int64
+	for i, tensor := range f.tensors {
+		c := &conversion{from: tensor.Type, to: tensors[i].Type, cols: tensor.Shape[0]}
+		for from := 0; from < len(tensor.Data); {
+			if err := ctx.Err(); err != nil {
+				return nil, err
 			}
+			to := min(from+c.pieceBytes(), len(tensor.Data))
+			data, row, err := c.convert(pool, tensor.Data[from:to])
+			if err != nil {
+				return nil, f.Errorf(tensorField(tensor.Name), "row %d: %v", from/c.from.RowBytes(c.cols)+row, err)
+			}
+			if _, err := w.Write(data); err != nil {
+				return nil, err
+			}
+			done += int64(to - from)
+			from = to
+			progress(done, total)
 		}
-		if err := write(c.out[:n*t.RowBytes(cols)]); err != nil {
-			return err
-		}
-		done(len(c.src))
 	}
-	return nil
+	return inF16, w.Commit()
 }
 
-// conversion is the task of converting rows, one an item.
+// pieceValues bounds how many values are float32 at a time, a longer row apart.
+const pieceValues = 1 << 20
+
+// A conversion is the task of writing rows of one type in another, one an item.
 type conversion struct {
 	from, to kernel.Type
 	cols     int
-	src, out []byte
+	src, dst []byte
 	floats   []float32
-	errs     []error
+	errs     []error // of each row
 }
 
+// rows returns how many are converted at a time.
+func (c *conversion) rows() int { return max(pieceValues/c.cols, 1) }
+
+// pieceBytes returns how many bytes of the source those are.
+func (c *conversion) pieceBytes() int { return c.rows() * c.from.RowBytes(c.cols) }
+
+// convert returns src, whole rows, no more than a piece, in the type wanted, until the next call. An error is that of the row it names.
+func (c *conversion) convert(pool *kernel.Pool, src []byte) (dst []byte, row int, err error) {
+	if c.from == c.to {
+		return src, 0, nil
+	}
+	if n := len(src) / c.from.RowBytes(c.cols); c.floats == nil {
+		c.floats, c.dst, c.errs = make([]float32, n*c.cols), make([]byte, n*c.to.RowBytes(c.cols)), make([]error, n)
+	}
+	c.src = src
+	n := len(src) / c.from.RowBytes(c.cols)
+	pool.Run(n, c)
+	for row, err := range c.errs[:n] {
+		if err != nil {
+			return nil, row, err
+		}
+	}
+	return c.dst[:n*c.to.RowBytes(c.cols)], 0, nil
+}
+
+// Do converts row i.
 func (c *conversion) Do(_, i int) {
+	src, dst := c.from.RowBytes(c.cols), c.to.RowBytes(c.cols)
 	x := c.floats[i*c.cols:][:c.cols]
-	kernel.Dequantize(c.from, x, c.src[i*c.from.RowBytes(c.cols):][:c.from.RowBytes(c.cols)])
-	c.errs[i] = kernel.Quantize(c.to, c.out[i*c.to.RowBytes(c.cols):][:c.to.RowBytes(c.cols)], x)
+	kernel.Dequantize(c.from, x, c.src[i*src:][:src])
+	c.errs[i] = kernel.Quantize(c.to, c.dst[i*dst:][:dst], x)
 }

@@ -62,16 +62,33 @@ func Rotate(dst, src, turns []float32, scale float32) {
 	}
 }
 
-// Max returns the largest value of x, at least -Inf; NaNs may be passed over.
-func Max(x []float32) float32 {
-	if features.avx2 && len(x) >= 8 {
-		return maxAVX2(&x[0], len(x))
+// Fold takes n scored rows of values, at most KeyTile, into a running softmax. Its state is the maximum score m, the sum Σ e^(s-m) and
+// the weighted values Σ e^(s-m)·v [d]; v is [n × d]. scores has KeyTile values, of which the first n count; it is overwritten.
+func Fold(state, scores, v []float32, n int) {
+	d := len(state) - 2
+	scores, v = scores[:KeyTile], v[:n*d]
+	if tiled(d) && n > 0 {
+		foldAVX2(&state[0], &scores[0], &v[0], n, d)
+		return
 	}
-	top := negInf
-	for _, v := range x {
-		if v > top {
-			top = v
+	scores = scores[:n]
+	m, sum, acc := state[0], state[1], state[2:]
+	top := m
+	for _, s := range scores {
+		top = max(top, s)
+	}
+	if top > m {
+		shrink := Exp(m - top)
+		sum *= shrink
+		for i := range acc {
+			acc[i] *= shrink
 		}
+		m = top
 	}
-	return top
+	for i, s := range scores {
+		scores[i] = Exp(s - m)
+		sum += scores[i]
+	}
+	addWeighted(acc, scores, v)
+	state[0], state[1] = m, sum
 }

@@ -281,34 +281,6 @@ done:
 	VZEROUPPER
 	RET
 
-// func maxAVX2(x *float32, n int) float32
-//
-// n is at least 8: the last vector may overlap the one before.
-TEXT ·maxAVX2(SB), NOSPLIT, $0-20
-	MOVQ x+0(FP), SI
-	MOVQ n+8(FP), CX
-	VMOVUPS (SI), Y0
-	LEAQ -32(SI)(CX*4), DX // the last vector
-
-vector:
-	ADDQ $32, SI
-	CMPQ SI, DX
-	JGE  last
-	VMAXPS (SI), Y0, Y0
-	JMP  vector
-
-last:
-	VMAXPS (DX), Y0, Y0
-	VEXTRACTF128 $1, Y0, X1
-	VMAXPS X1, X0, X0
-	VPERMILPS $0x4e, X0, X1
-	VMAXPS X1, X0, X0
-	VPERMILPS $0xb1, X0, X1
-	VMAXPS X1, X0, X0
-	VMOVSS X0, ret+16(FP)
-	VZEROUPPER
-	RET
-
 // func f32ToF16AVX2(dst *uint16, src *float32, n int)
 TEXT ·f32ToF16AVX2(SB), NOSPLIT, $0-24
 	MOVQ dst+0(FP), DI

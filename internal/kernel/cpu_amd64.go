@@ -15,20 +15,15 @@ func detect() featureSet {
 //go:noescape
 func dot4x2AVX2(w0, w1, w2, w3, x0, x1 *float32, n int, out *[2 * panelRows]float32)
 
-// addWeightedAVX2 adds Σ_j p[j]·v[j·d + i] to acc[i] for i below d, a multiple of 8, in ascending j.
-//
-//go:noescape
-func addWeightedAVX2(acc, p, v *float32, d, rows int)
-
 // f16ToF32AVX2 converts n values, a multiple of 8.
 //
 //go:noescape
 func f16ToF32AVX2(dst *float32, src *uint16, n int)
 
-// expSumAVX2 replaces n values, at least 1, by e^(x-m) and returns their sum: eight partial sums, i mod 8, added pairwise.
+// foldAVX2 is Fold of n scores, 1 to KeyTile, and d values a row, a multiple of 8. It reads all KeyTile scores.
 //
 //go:noescape
-func expSumAVX2(x *float32, n int, m float32) float32
+func foldAVX2(state, scores, v *float32, n, d int)
 
 // swiGLUAVX2 is SwiGLU of n values, a multiple of 8.
 //
@@ -94,11 +89,6 @@ func narrowScoresAVX2(dst, q, keys *float32, rows, d int)
 //
 //go:noescape
 func rotateAVX2(dst, src, turns *float32, n int, scale float32)
-
-// maxAVX2 is the largest of n values, at least 8.
-//
-//go:noescape
-func maxAVX2(x *float32, n int) float32
 
 // f32ToF16AVX2 converts n values, a multiple of 8.
 //

@@ -7,8 +7,7 @@ func detect() featureSet { return featureSet{} }
 func dot4x2AVX2(w0, w1, w2, w3, x0, x1 *float32, n int, out *[2 * panelRows]float32) {
 	panic("kernel: no AVX2 in this build")
 }
-func addWeightedAVX2(acc, p, v *float32, d, rows int) { panic("kernel: no AVX2 in this build") }
-func f16ToF32AVX2(dst *float32, src *uint16, n int)   { panic("kernel: no AVX2 in this build") }
+func f16ToF32AVX2(dst *float32, src *uint16, n int) { panic("kernel: no AVX2 in this build") }
 
 type tileArgs struct {
 	dst                *float32
@@ -31,14 +30,13 @@ func unpack8AVX2(dst *int16, src *byte, groups, record int) { panic("kernel: no 
 func codeAVX2(codes *int16, scales, sums, x *float32, groups int) {
 	panic("kernel: no AVX2 in this build")
 }
-func expSumAVX2(x *float32, n int, m float32) float32        { panic("kernel: no AVX2 in this build") }
 func swiGLUAVX2(gate, up *float32, n int)                    { panic("kernel: no AVX2 in this build") }
 func transposeAVX2(dst, src *float32, n, d int)              { panic("kernel: no AVX2 in this build") }
 func scoresAVX2(dst, q, keys *float32, rows, d int)          { panic("kernel: no AVX2 in this build") }
-func maxAVX2(x *float32, n int) float32                      { panic("kernel: no AVX2 in this build") }
 func f32ToF16AVX2(dst *uint16, src *float32, n int)          { panic("kernel: no AVX2 in this build") }
 func halvesAVX2(dst *float32, src *byte, groups, record int) { panic("kernel: no AVX2 in this build") }
 func narrowScoresAVX2(dst, q, keys *float32, rows, d int)    { panic("kernel: no AVX2 in this build") }
 func rotateAVX2(dst, src, turns *float32, n int, scale float32) {
 	panic("kernel: no AVX2 in this build")
 }
+func foldAVX2(state, scores, v *float32, n, d int) { panic("kernel: no AVX2 in this build") }

@@ -33,19 +33,6 @@ func SwiGLU(gate, up []float32) {
 	}
 }
 
-// ExpSum replaces every value of x by e^(x-m) and returns their sum. No value is above m, so the range ends at 1.
-func ExpSum(x []float32, m float32) (sum float32) {
-	if features.avx2 && len(x) > 0 {
-		return expSumAVX2(&x[0], len(x), m)
-	}
-	for i, v := range x {
-		e := Exp(v - m)
-		x[i] = e
-		sum += e
-	}
-	return sum
-}
-
 // AddRows adds bias [K] to every row of x [T × K].
 func AddRows(x, bias []float32) {
 	k := len(bias)
@@ -94,8 +81,6 @@ func Exp(x float32) float32 {
 	}
 	return p * math.Float32frombits(uint32(e+127)<<23)
 }
-
-var negInf = float32(math.Inf(-1))
 
 // LogSumExp is log Σ e^x[i], in float64.
 func LogSumExp(x []float32) float64 {

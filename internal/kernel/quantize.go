@@ -6,97 +6,127 @@ import (
 	"math"
 )
 
-// Quantizable says whether Quantize writes t.
-func Quantizable(t Type) bool {
-	switch t {
-	case F32, F16, BF16, Q4_0, Q4_1, Q8_0:
-		return true
-	}
-	return false
-}
+// largest is the largest finite number of F16 and of BF16.
+const (
+	largestF16  = 65504
+	largestBF16 = 0x1.fep127
+)
 
-// Quantize writes src in layout t, which must be Quantizable, to dst: the inverse of Dequantize, up to rounding. len(src) is a
-// multiple of t.BlockLen(), len(dst) is t.RowBytes(len(src)). A value that is no finite number, or too large for the layout's
-// half floats, is an error that names its index.
-//
-// Q8_0 scales the block's largest magnitude to 127. Q4_0 scales the value of largest magnitude to -8, so that the codes'
-// whole range is used; Q4_1 spans from the smallest to the largest value.
+// Quantize writes src in layout t to dst: the inverse of Dequantize, up to rounding. t is F32, F16, BF16, Q4_0, Q4_1 or Q8_0, len(src)
+// a multiple of t.BlockLen(), and len(dst) t.RowBytes(len(src)). A value that is no finite number, or that the layout cannot hold, is an
+// error that names its index. The bytes are the same on every machine, and those of llama.cpp.
 func Quantize(t Type, dst []byte, src []float32) error {
-	limit := float64(math.MaxFloat32)
+	if len(src)%t.BlockLen() != 0 || len(dst) != t.RowBytes(len(src)) {
+		panic(fmt.Sprintf("kernel: %d values in %d bytes are not whole blocks of %v", len(src), len(dst), t))
+	}
+	var write func(dst []byte, src []float32)
+	limit := float32(math.MaxFloat32) // of a value; a block's scale, and its minimum, are halves
 	switch t {
-	case F16, Q4_1:
-		limit = 65504
+	case F32:
+		write = writeF32
+	case F16:
+		write, limit = writeF16, largestF16
+	case BF16:
+		write, limit = writeBF16, largestBF16
 	case Q4_0:
-		limit = 65504 * 8
+		write, limit = writeQ4_0, largestF16*8
+	case Q4_1:
+		write, limit = writeQ4_1, largestF16
 	case Q8_0:
-		limit = 65504 * 127
+		write, limit = writeQ8_0, largestF16*127
+	default:
+		panic(fmt.Sprintf("kernel: Quantize does not write %v", t))
 	}
 	for i, v := range src {
-		if !(math.Abs(float64(v)) <= limit) {
+		if !(v >= -limit && v <= limit) { // a NaN is neither
 			return fmt.Errorf("value %d is %v; %v holds numbers up to ±%g", i, v, t, limit)
 		}
 	}
-	put := binary.LittleEndian
-	n, size := t.BlockLen(), t.BlockBytes()
-	for i := 0; i*n < len(src); i++ {
-		x, b := src[i*n:(i+1)*n], dst[i*size:(i+1)*size]
-		switch t {
-		case F32:
-			put.PutUint32(b, math.Float32bits(x[0]))
-		case F16:
-			put.PutUint16(b, F32ToF16(x[0]))
-		case BF16:
-			u := math.Float32bits(x[0])
-			put.PutUint16(b, uint16((u+0x7fff+u>>16&1)>>16)) // to nearest, ties to even
-		case Q4_0:
-			var top float32
-			for _, v := range x {
-				if math.Abs(float64(v)) > math.Abs(float64(top)) {
-					top = v
-				}
-			}
-			d := top / -8
-			put.PutUint16(b, F32ToF16(d))
-			pack4(b[2:], x, d, 8.5)
-		case Q4_1:
-			low, high := x[0], x[0]
-			for _, v := range x {
-				low, high = min(low, v), max(high, v)
-			}
-			d := (high - low) / 15
-			put.PutUint16(b, F32ToF16(d))
-			put.PutUint16(b[2:], F32ToF16(low))
-			shifted := make([]float32, len(x))
-			for j, v := range x {
-				shifted[j] = v - low
-			}
-			pack4(b[4:], shifted, d, 0.5)
-		case Q8_0:
-			var top float32
-			for _, v := range x {
-				top = max(top, v, -v)
-			}
-			d := top / 127
-			put.PutUint16(b, F32ToF16(d))
-			for j, v := range x {
-				b[2+j] = byte(int8(math.Round(float64(v * inverse(d)))))
-			}
-		}
-	}
+	write(dst, src)
 	return nil
 }
 
-// pack4 writes the codes ⌊x/d + shift⌋, 0 to 15, of 32 values: the first 16 in the low nibbles.
-func pack4(b []byte, x []float32, d, shift float32) {
-	code := func(v float32) byte { return byte(min(max(v*inverse(d)+shift, 0), 15)) }
-	for j := range 16 {
-		b[j] = code(x[j]) | code(x[16+j])<<4
+func writeF32(dst []byte, src []float32) {
+	for i, v := range src {
+		binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(v))
 	}
 }
 
-// inverse is 1/d, and 0 where d is 0, or so small that its inverse is no number.
+func writeF16(dst []byte, src []float32) {
+	for i, v := range src {
+		binary.LittleEndian.PutUint16(dst[2*i:], F32ToF16(v))
+	}
+}
+
+func writeBF16(dst []byte, src []float32) {
+	for i, v := range src {
+		b := math.Float32bits(v)
+		binary.LittleEndian.PutUint16(dst[2*i:], uint16((b+0x7fff+b>>16&1)>>16)) // to the nearest, ties to even
+	}
+}
+
+// The layouts of 32 values, which quant.go describes. A quant is worked out from the scale before that is rounded to a half.
+
+// writeQ4_0: the value of largest magnitude, the first of several, becomes quant -8, of which there is no positive twin. What lies as
+// far out on the other side becomes 7, one step short.
+func writeQ4_0(dst []byte, src []float32) {
+	for ; len(src) >= 32; dst, src = dst[18:], src[32:] {
+		x, b := (*[32]float32)(src), (*[18]byte)(dst)
+		var top float32
+		for _, v := range x {
+			if max(v, -v) > max(top, -top) {
+				top = v
+			}
+		}
+		d := top / -8
+		binary.LittleEndian.PutUint16(b[:], F32ToF16(d))
+		writeNibbles((*[16]byte)(b[2:]), x, 0, inverse(d), 8.5)
+	}
+}
+
+// writeQ4_1: the quants span from the smallest value to the largest.
+func writeQ4_1(dst []byte, src []float32) {
+	for ; len(src) >= 32; dst, src = dst[20:], src[32:] {
+		x, b := (*[32]float32)(src), (*[20]byte)(dst)
+		low, high := x[0], x[0]
+		for _, v := range x {
+			low, high = min(low, v), max(high, v)
+		}
+		d := (high - low) / 15
+		binary.LittleEndian.PutUint16(b[:], F32ToF16(d))
+		binary.LittleEndian.PutUint16(b[2:], F32ToF16(low))
+		writeNibbles((*[16]byte)(b[4:]), x, low, inverse(d), 0.5)
+	}
+}
+
+// writeNibbles writes ⌊(x - low)·scale + shift⌋, 0 to 15, of each value. The product is rounded before it is added to.
+func writeNibbles(b *[16]byte, x *[32]float32, low, scale, shift float32) {
+	quant := func(v float32) byte { return min(byte(float32((v-low)*scale)+shift), 15) }
+	for j := range b {
+		b[j] = quant(x[j]) | quant(x[16+j])<<4
+	}
+}
+
+// writeQ8_0: the largest magnitude becomes 127; halves are rounded away from zero.
+func writeQ8_0(dst []byte, src []float32) {
+	for ; len(src) >= 32; dst, src = dst[34:], src[32:] {
+		x, b := (*[32]float32)(src), (*[34]byte)(dst)
+		var top float32
+		for _, v := range x {
+			top = max(top, v, -v)
+		}
+		d := top / 127
+		scale := inverse(d)
+		binary.LittleEndian.PutUint16(b[:], F32ToF16(d))
+		for j, v := range x {
+			b[2+j] = byte(int8(math.Round(float64(v * scale))))
+		}
+	}
+}
+
+// inverse returns 1/d, or 0 where that is no finite number: the half of such a d is 0, and so is each value of the block.
 func inverse(d float32) float32 {
-	if inv := 1 / d; !math.IsInf(float64(inv), 0) {
+	if inv := 1 / d; inv >= -math.MaxFloat32 && inv <= math.MaxFloat32 {
 		return inv
 	}
 	return 0

@@ -65,38 +65,14 @@ func dot4Portable(w0, w1, w2, w3, x []float32) [panelRows]float32 {
 	return [panelRows]float32{a0, a1, a2, a3}
 }
 
-// AddWeighted adds Σ_j p[j]·v[j] to acc [D], v being rows of D values, in ascending j.
-func AddWeighted(acc, p, v []float32) {
-	d, j := len(acc), 0
-	v = v[:len(p)*d]
-	if features.avx2 && d > 0 && d%8 == 0 && len(p) > 0 {
-		addWeightedAVX2(&acc[0], &p[0], &v[0], d, len(p))
-		return
-	}
-	for ; j+4 <= len(p); j += 4 {
-		p0, p1, p2, p3 := p[j], p[j+1], p[j+2], p[j+3]
-		v0, v1, v2, v3 := v[j*d:][:d], v[(j+1)*d:][:d], v[(j+2)*d:][:d], v[(j+3)*d:][:d]
-		for i := range acc {
-			s := acc[i]
-			s += float32(p0 * v0[i])
-			s += float32(p1 * v1[i])
-			s += float32(p2 * v2[i])
-			s += float32(p3 * v3[i])
-			acc[i] = s
-		}
-	}
-	for ; j < len(p); j++ {
-		pj, row := p[j], v[j*d:][:d]
+// addWeighted adds Σ_j p[j]·v[j] to acc [D], v being rows of D values, in ascending j.
+func addWeighted(acc, p, v []float32) {
+	d := len(acc)
+	for j, pj := range p {
+		row := v[j*d:][:d]
 		for i := range acc {
 			acc[i] += float32(pj * row[i])
 		}
-	}
-}
-
-// Scale multiplies x by f.
-func Scale(x []float32, f float32) {
-	for i := range x {
-		x[i] *= f
 	}
 }
 

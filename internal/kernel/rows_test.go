@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -41,24 +42,6 @@ func TestScores_AgreeWithFloat64_HoweverManyRows(t *testing.T) {
 	})
 }
 
-func TestMax_IsTheLargest(t *testing.T) {
-	eachPath(t, func(t *testing.T) {
-		rng := rand.New(rand.NewPCG(9, 0))
-		for n := range 70 {
-			for at := range n {
-				x := random(rng, n)
-				x[at] = 100
-				if got := Max(x); got != 100 {
-					t.Fatalf("largest of %v = %v, want 100 at %d", x, got, at)
-				}
-			}
-		}
-		if got := Max(nil); !math.IsInf(float64(got), -1) {
-			t.Errorf("largest of nothing = %v, want -Inf", got)
-		}
-	})
-}
-
 func TestF32ToF16s_EveryLength_IsTheScalarConversion(t *testing.T) {
 	eachPath(t, func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(10, 0))
@@ -79,87 +62,6 @@ func TestF32ToF16s_EveryLength_IsTheScalarConversion(t *testing.T) {
 			}
 			if dst[n] != 7 {
 				t.Fatalf("%d values: wrote past the end", n)
-			}
-		}
-	})
-}
-
-func TestExpSum_AgreesWithFloat64_WithinTwoUnits(t *testing.T) {
-	eachPath(t, func(t *testing.T) {
-		for n := range 70 {
-			for _, m := range []float32{0, 3.5, 80} {
-				x := make([]float32, n+1)
-				var want []float64
-				var sum float64
-				for i := range x[:n] {
-					x[i] = m - float32(i*i)/50
-					want = append(want, math.Exp(float64(x[i]-m)))
-					sum += want[i]
-				}
-				x[n] = 7
-				got := ExpSum(x[:n], m)
-				for i, w := range want {
-					if math.Abs(float64(x[i])-w) > w*0x1p-22 && w > 1e-37 {
-						t.Fatalf("n %d, m %v: value %d = %v, want %v", n, m, i, x[i], w)
-					}
-				}
-				if x[n] != 7 || math.Abs(float64(got)-sum) > sum*1e-6 {
-					t.Fatalf("n %d, m %v: sum %v, want %v", n, m, got, sum)
-				}
-			}
-		}
-	})
-}
-
-func TestAddWeighted_AgreesWithFloat64_HoweverItIsCut(t *testing.T) {
-	eachPath(t, func(t *testing.T) {
-		const seed = 8
-		rng := rand.New(rand.NewPCG(seed, 0))
-		for d := 1; d <= 200; d++ {
-			for rows := range 41 {
-				if d > 72 && d%8 != 0 && rows%7 != 3 {
-					continue // the portable twin again and again
-				}
-				start, p, v := random(rng, d), random(rng, rows+1)[1:], random(rng, rows*d+1)[1:]
-				acc := append(append([]float32{}, start...), 7)
-				AddWeighted(acc[:d], p, v)
-				if acc[d] != 7 {
-					t.Fatalf("d %d, %d rows: wrote past the end", d, rows)
-				}
-				for i := range d {
-					want, size := float64(start[i]), math.Abs(float64(start[i]))
-					for j := range p {
-						term := float64(p[j]) * float64(v[j*d+i])
-						want += term
-						size += math.Abs(term)
-					}
-					if got := float64(acc[i]); !(math.Abs(got-want) <= tolerance(rows, size)) {
-						t.Fatalf("seed %d, d %d, %d rows: value %d = %v, want %v", seed, d, rows, i, got, want)
-					}
-				}
-				cut := 0
-				if rows > 0 {
-					cut = rng.IntN(rows)
-				}
-				twice := append([]float32{}, start...)
-				AddWeighted(twice, p[:cut], v[:cut*d])
-				AddWeighted(twice, p[cut:], v[cut*d:])
-				if i, ok := sameBits(acc[:d], twice); !ok {
-					t.Fatalf("seed %d, d %d: value %d of %d rows at once = %v, cut at %d %v", seed, d, i, rows, acc[i], cut, twice[i])
-				}
-			}
-		}
-	})
-}
-
-func TestAddWeighted_NothingToAdd_LeavesAcc(t *testing.T) {
-	eachPath(t, func(t *testing.T) {
-		AddWeighted(nil, nil, nil)
-		acc := []float32{1, 2, 3, 4, 5, 6, 7, 8}
-		AddWeighted(acc, nil, nil)
-		for i, v := range acc {
-			if v != float32(i+1) {
-				t.Errorf("value %d = %v, want %d", i, v, i+1)
 			}
 		}
 	})
@@ -209,14 +111,6 @@ func TestF32ToF16s_EqualsF32ToF16(t *testing.T) {
 	}
 }
 
-func TestScale_MultipliesEach(t *testing.T) {
-	x := []float32{1, -2, 0.5}
-	Scale(x, -4)
-	if x[0] != -4 || x[1] != 8 || x[2] != -2 {
-		t.Errorf("1, -2, 0.5 times -4 = %v", x)
-	}
-}
-
 func BenchmarkScores(b *testing.B) {
 	const d, keys = 64, KeyTile // a tile of attention
 	for _, rows := range []int{1, 48} {
@@ -230,17 +124,6 @@ func BenchmarkScores(b *testing.B) {
 			b.ReportMetric(2*d*keys*float64(rows*b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 		})
 	}
-}
-
-func BenchmarkAddWeighted(b *testing.B) {
-	const d, keys = 64, 32
-	rng := rand.New(rand.NewPCG(1, 2))
-	acc, p, v := make([]float32, d), random(rng, keys), random(rng, keys*d)
-	for b.Loop() {
-		clear(acc)
-		AddWeighted(acc, p, v)
-	}
-	b.ReportMetric(2*d*keys*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 }
 
 func TestRotate_EveryPath_TheSameBits(t *testing.T) {
@@ -274,4 +157,92 @@ func TestRotate_EveryPath_TheSameBits(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A running softmax over tiles of any length is the softmax over all of them, and what lies past a tile's scores does not count.
+func TestFold_TileByTile_IsOneSoftmax(t *testing.T) {
+	eachPath(t, func(t *testing.T) {
+		const seed = 12
+		rng := rand.New(rand.NewPCG(seed, 0))
+		for _, d := range []int{1, 7, 8, 16, 63, 64, 72, 80, 128, 200} {
+			for n := 1; n <= KeyTile; n++ {
+				state := append(make([]float32, 2+d), 7)
+				state[0] = float32(math.Inf(-1))
+				var scores, values []float64 // all so far
+				for tile := range 4 {
+					s, v := random(rng, KeyTile), random(rng, n*d+1)[1:]
+					for i := range s {
+						s[i] = s[i]*10 + float32(tile%3)*5 // the maximum moves, and stays
+						if i >= n {
+							s[i] = 1e6
+						}
+					}
+					for i := range n {
+						scores = append(scores, float64(s[i]))
+					}
+					for _, x := range v {
+						values = append(values, float64(x))
+					}
+					Fold(state[:2+d], s, v, n)
+					m := slices.Max(scores)
+					var sum float64
+					want, size := make([]float64, d), make([]float64, d)
+					for i, x := range scores {
+						e := math.Exp(x - m)
+						sum += e
+						for j := range d {
+							want[j] += e * values[i*d+j]
+							size[j] += e * math.Abs(values[i*d+j])
+						}
+					}
+					if float64(state[0]) != m || math.Abs(float64(state[1])-sum) > 2e-6*sum {
+						t.Fatalf("seed %d, d %d, n %d, tile %d: maximum %v, sum %v, want %v, %v", seed, d, n, tile, state[0], state[1], m, sum)
+					}
+					for j := range d {
+						if math.Abs(float64(state[2+j])-want[j]) > 4e-6*size[j] {
+							t.Fatalf("seed %d, d %d, n %d, tile %d: value %d = %v, want %v", seed, d, n, tile, j, state[2+j], want[j])
+						}
+					}
+					if state[2+d] != 7 {
+						t.Fatalf("d %d, n %d: wrote past the state", d, n)
+					}
+				}
+			}
+		}
+	})
+}
+
+func TestFold_Extremes(t *testing.T) {
+	inf, nan := float32(math.Inf(1)), float32(math.NaN())
+	eachPath(t, func(t *testing.T) {
+		fold := func(scores ...float32) []float32 {
+			state, v := make([]float32, 2+8), make([]float32, len(scores)*8)
+			state[0] = -inf
+			for i := range v {
+				v[i] = 1
+			}
+			Fold(state, append(scores, make([]float32, KeyTile)...)[:KeyTile], v, len(scores))
+			return state
+		}
+		if s := fold(-inf, 3, -inf); s[0] != 3 || s[1] != 1 || s[2] != 1 {
+			t.Errorf("one score that counts: %v", s)
+		}
+		if s := fold(-1000, -1200); s[0] != -1000 || s[1] != 1 || s[9] != 1 {
+			t.Errorf("a score too small to count: %v", s)
+		}
+		if s := fold(1, nan, 2); s[1] == s[1] {
+			t.Errorf("the sum over NaN is %v, want NaN", s[1])
+		}
+	})
+}
+
+func BenchmarkFold(b *testing.B) {
+	const d = 64
+	rng := rand.New(rand.NewPCG(1, 2))
+	state, fresh, scores, v := make([]float32, 2+d), random(rng, KeyTile), make([]float32, KeyTile), random(rng, KeyTile*d)
+	for b.Loop() {
+		copy(scores, fresh)
+		Fold(state, scores, v, KeyTile)
+	}
+	b.ReportMetric(2*d*KeyTile*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 }
