@@ -90,7 +90,10 @@ func writeQ4_1(dst []byte, src []float32) {
 		x, b := (*[32]float32)(src), (*[20]byte)(dst)
 		low, high := x[0], x[0]
 		for _, v := range x {
-			low, high = min(low, v), max(high, v)
+			if v < low { // not min: of 0 and -0, the first
+				low = v
+			}
+			high = max(high, v)
 		}
 		d := (high - low) / 15
 		binary.LittleEndian.PutUint16(b[:], F32ToF16(d))
