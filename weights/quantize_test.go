@@ -1,10 +1,13 @@
 package weights
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"math"
 	"os"
 	"path/filepath"
-	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,78 +16,127 @@ import (
 )
 
 func TestQuantize_TheFileIsTheModelInAnotherType(t *testing.T) {
-	from, err := Open(testenv.Tiny("tiny-untied.gguf"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer from.Close()
 	for typ, fileType := range fileTypes {
-		path := filepath.Join(t.TempDir(), "model.gguf")
-		last := int64(0)
-		kept, err := from.Quantize(context.Background(), path, typ, func(done, total int64) {
-			if last = done; done > total {
-				t.Errorf("%d of %d bytes done", done, total)
+		t.Run(typ.String(), func(t *testing.T) {
+			from := openFile(t, testenv.Tiny("tiny-untied.gguf"))
+			path := filepath.Join(t.TempDir(), "model.gguf")
+			var last, all int64
+			inF16, err := from.Quantize(context.Background(), path, typ, func(done, total int64) {
+				if done <= last || done > total {
+					t.Errorf("%d bytes done of %d, after %d", done, total, last)
+				}
+				last, all = done, total
+			})
+			if err != nil || len(inF16) > 0 || last != all || all == 0 {
+				t.Fatalf("in F16 are %v, %d bytes done of %d, %v", inF16, last, all, err)
+			}
+			onlyFile(t, path)
+			to := openFile(t, path)
+			agreesWithAnotherReader(t, to)
+			want := from.Metadata()
+			want.Set("general.file_type", fileType)
+			want.Set("general.quantization_version", uint32(2))
+			if got := to.Metadata().entries; !slices.EqualFunc(got, want.entries, func(a, b keyValue) bool { return a.key == b.key && bytes.Equal(a.value, b.value) }) {
+				t.Errorf("metadata changed: %q\nwant %q", got, want.entries)
+			}
+			if got, want := len(to.Tensors()), len(from.Tensors()); got != want {
+				t.Fatalf("%d tensors, want %d", got, want)
+			}
+			for i, a := range from.Tensors() {
+				b, wantType := to.Tensors()[i], typ
+				if len(a.Shape) == 1 {
+					wantType = a.Type
+				}
+				if b.Name != a.Name || b.Type != wantType || !slices.Equal(b.Shape, a.Shape) {
+					t.Fatalf("tensor %d is %s %v %v, want %s %v %v", i, b.Name, b.Type, b.Shape, a.Name, wantType, a.Shape)
+				}
+				values := make([]float32, len(a.Data)/a.Type.BlockBytes()*a.Type.BlockLen())
+				kernel.Dequantize(a.Type, values, a.Data)
+				data := make([]byte, wantType.RowBytes(len(values)))
+				if err := kernel.Quantize(wantType, data, values); err != nil || !bytes.Equal(data, b.Data) {
+					t.Errorf("tensor %s does not hold its quantized values (%v)", a.Name, err)
+				}
 			}
 		})
-		if err != nil || len(kept) > 0 || last == 0 {
-			t.Fatalf("%v: kept %v, %d bytes done, %v", typ, kept, last, err)
-		}
-		to, err := Open(path)
-		if err != nil {
-			t.Fatalf("%v: what was written does not open: %v", typ, err)
-		}
-		if n, _ := to.Uint("general.file_type"); n != uint64(fileType) {
-			t.Errorf("%v: general.file_type %d, want %d", typ, n, fileType)
-		}
-		want, _ := from.Vocab()
-		if got, err := to.Vocab(); err != nil || !reflect.DeepEqual(got, want) {
-			t.Errorf("%v: another vocabulary, or %v", typ, err)
-		}
-		if got, _ := to.Uint("llama.block_count"); got != 2 || to.Architecture() != "llama" {
-			t.Errorf("%v: %d blocks of %q", typ, got, to.Architecture())
-		}
-		for _, a := range from.Tensors() {
-			b, ok := to.Tensor(a.Name)
-			wantType := typ
-			if len(a.Shape) == 1 {
-				wantType = a.Type
-			}
-			if !ok || b.Type != wantType || !reflect.DeepEqual(b.Shape, a.Shape) {
-				t.Fatalf("%v: tensor %s is %v %v, want %v %v", typ, a.Name, b.Type, b.Shape, wantType, a.Shape)
-			}
-			data := make([]byte, len(b.Data))
-			values := make([]float32, a.Shape[0]*max(1, len(a.Data)/4/a.Shape[0]))
-			kernel.Dequantize(a.Type, values, a.Data)
-			if err := kernel.Quantize(wantType, data, values); err != nil || string(data) != string(b.Data) {
-				t.Errorf("%v: tensor %s does not hold its quantized values (%v)", typ, a.Name, err)
-			}
-		}
-		to.Close()
 	}
 }
 
-func TestQuantize_AValueThatIsNoNumber_LeavesNoFile(t *testing.T) {
-	b, err := os.ReadFile(testenv.Tiny("tiny-tied.gguf"))
-	if err != nil {
+// A tensor of several pieces, the last one short, rows that fill no block, and vectors that fill none.
+func TestQuantize_ManyPiecesAndOddRows(t *testing.T) {
+	const cols = 4096
+	rows := 2*pieceValues/cols + 3
+	long := make([]byte, 4*cols*rows)
+	for i := range cols * rows {
+		copy(long[4*i:], number(float32(i%509-254)))
+	}
+	odd := slices.Concat(number(float32(1.5)), number(float32(-2)), number(float32(3)), number(float32(0)), number(float32(1e-3)), number(float32(65504)))
+	from := written(t, &Metadata{}, []Tensor{
+		{Name: "long", Shape: []int{cols, rows}, Data: long}, {Name: "odd", Shape: []int{3, 2}, Data: odd}, {Name: "norm", Shape: []int{3}, Data: odd[:12]},
+	})
+	path := filepath.Join(t.TempDir(), "q.gguf")
+	inF16, err := from.Quantize(context.Background(), path, kernel.Q8_0, func(int64, int64) {})
+	if err != nil || !slices.Equal(inF16, []string{"odd"}) {
+		t.Fatalf("in F16 are %v (%v), want odd", inF16, err)
+	}
+	to := openFile(t, path)
+	for _, c := range []struct {
+		name string
+		typ  kernel.Type
+		data []byte
+	}{{"long", kernel.Q8_0, long}, {"odd", kernel.F16, odd}, {"norm", kernel.F32, odd[:12]}} {
+		values := make([]float32, len(c.data)/4)
+		kernel.Dequantize(kernel.F32, values, c.data)
+		want := make([]byte, c.typ.RowBytes(len(values)))
+		if err := kernel.Quantize(c.typ, want, values); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := to.Tensor(c.name); got.Type != c.typ || !bytes.Equal(got.Data, want) {
+			t.Errorf("tensor %s, %v, does not hold its quantized values", c.name, got.Type)
+		}
+	}
+}
+
+func TestQuantize_WhatFails_SaysWhereAndLeavesNoFile(t *testing.T) {
+	matrix := func(at int, v float64) *File {
+		data := make([]byte, 4*64*3)
+		copy(data[4*at:], number(float32(v)))
+		return written(t, &Metadata{}, []Tensor{{Name: "sound", Shape: []int{32, 1}, Data: make([]byte, 128)}, {Name: "w", Shape: []int{64, 3}, Data: data}})
+	}
+	for _, c := range []struct {
+		v    float64
+		want string
+	}{
+		{math.NaN(), "tensor w: row 2: value 7 is NaN; Q8_0 holds numbers up to ±"},
+		{math.Inf(-1), "tensor w: row 2: value 7 is -Inf; "},
+		{1e30, "tensor w: row 2: value 7 is 1e+30; "},
+	} {
+		from, path := matrix(2*64+7, c.v), filepath.Join(t.TempDir(), "out.gguf")
+		_, err := from.Quantize(context.Background(), path, kernel.Q8_0, func(int64, int64) {})
+		var e *Error
+		if !errors.As(err, &e) || e.Path != from.Path() || !strings.HasPrefix(e.Field+": "+e.Detail, c.want) {
+			t.Errorf("%v, want %s", err, c.want)
+		}
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%v: the file is there", c.v)
+		}
+		onlyFile(t, path)
+	}
+	from, path := matrix(0, 1), filepath.Join(t.TempDir(), "out.gguf")
+	if _, err := from.Quantize(context.Background(), path, kernel.Q4_K, func(int64, int64) {}); err == nil || !strings.Contains(err.Error(), "Q4_K") {
+		t.Errorf("to Q4_K: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	if _, err := from.Quantize(ctx, path, kernel.Q8_0, func(int64, int64) { cancel() }); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if err := os.Truncate(from.Path(), 0); err != nil {
 		t.Fatal(err)
 	}
-	for i := len(b) - 4000; i < len(b)-3996; i++ { // inside the last matrix, or a vector beside it
-		b[i] = 0xff
+	if _, err := from.Quantize(context.Background(), path, kernel.Q8_0, func(int64, int64) {}); err == nil || !strings.Contains(err.Error(), "cut short") {
+		t.Errorf("cut short while it is open: %v", err)
 	}
-	path := filepath.Join(t.TempDir(), "broken.gguf")
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
+	if _, err := os.Stat(path); err == nil {
+		t.Errorf("%s is there", path)
 	}
-	from, err := Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer from.Close()
-	to := filepath.Join(t.TempDir(), "out.gguf")
-	if _, err := from.Quantize(context.Background(), to, kernel.Q8_0, func(int64, int64) {}); err == nil || !strings.Contains(err.Error(), "tensor ") || !strings.Contains(err.Error(), "NaN") {
-		t.Errorf("%v, want an error that names the tensor and NaN", err)
-	}
-	if left, _ := os.ReadDir(filepath.Dir(to)); len(left) > 0 {
-		t.Errorf("%v was left behind", left)
-	}
+	onlyFile(t, path)
 }

@@ -253,43 +253,45 @@ func TestFile_Metadata_OutlivesClose(t *testing.T) {
 // gguf-parser-go is an independent reader of the format.
 func TestOpen_RealFiles_AgreeWithAnotherReader(t *testing.T) {
 	for _, path := range realFiles(t) {
-		t.Run(filepath.Base(path), func(t *testing.T) {
-			f := openFile(t, path)
-			other, err := ggufparser.ParseGGUFFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got, want := len(f.meta), len(other.Header.MetadataKV); got != want {
-				t.Errorf("%d metadata entries, want %d", got, want)
-			}
-			for _, want := range other.Header.MetadataKV {
-				compareValue(t, f, want)
-			}
-			if got, want := len(f.Tensors()), len(other.TensorInfos); got != want {
-				t.Fatalf("%d tensors, want %d", got, want)
-			}
-			raw, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for i, got := range f.Tensors() {
-				want := other.TensorInfos[i]
-				var shape []int
-				for _, n := range want.Dimensions {
-					shape = append(shape, int(n))
-				}
-				if got.Name != want.Name || uint32(got.Type) != uint32(want.Type) || !slices.Equal(got.Shape, shape) {
-					t.Errorf("tensor %d is %s %v %v, want %s %v %v", i, got.Name, got.Type, got.Shape, want.Name, want.Type, shape)
-				}
-				data := raw[uint64(other.TensorDataStartOffset)+want.Offset:][:want.Bytes()]
-				if !bytes.Equal(got.Data, data) {
-					t.Errorf("tensor %s: data differ", got.Name)
-				}
-				if byName, ok := f.Tensor(got.Name); !ok || &byName.Data[0] != &got.Data[0] {
-					t.Errorf("tensor %s is not found by its name", got.Name)
-				}
-			}
-		})
+		t.Run(filepath.Base(path), func(t *testing.T) { agreesWithAnotherReader(t, openFile(t, path)) })
+	}
+}
+
+func agreesWithAnotherReader(t *testing.T, f *File) {
+	t.Helper()
+	other, err := ggufparser.ParseGGUFFile(f.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := len(f.meta), len(other.Header.MetadataKV); got != want {
+		t.Errorf("%d metadata entries, want %d", got, want)
+	}
+	for _, want := range other.Header.MetadataKV {
+		compareValue(t, f, want)
+	}
+	if got, want := len(f.Tensors()), len(other.TensorInfos); got != want {
+		t.Fatalf("%d tensors, want %d", got, want)
+	}
+	raw, err := os.ReadFile(f.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, got := range f.Tensors() {
+		want := other.TensorInfos[i]
+		var shape []int
+		for _, n := range want.Dimensions {
+			shape = append(shape, int(n))
+		}
+		if got.Name != want.Name || uint32(got.Type) != uint32(want.Type) || !slices.Equal(got.Shape, shape) {
+			t.Errorf("tensor %d is %s %v %v, want %s %v %v", i, got.Name, got.Type, got.Shape, want.Name, want.Type, shape)
+		}
+		data := raw[uint64(other.TensorDataStartOffset)+want.Offset:][:want.Bytes()]
+		if !bytes.Equal(got.Data, data) {
+			t.Errorf("tensor %s: data differ", got.Name)
+		}
+		if byName, ok := f.Tensor(got.Name); !ok || &byName.Data[0] != &got.Data[0] {
+			t.Errorf("tensor %s is not found by its name", got.Name)
+		}
 	}
 }
 

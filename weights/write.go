@@ -18,8 +18,8 @@ import (
 )
 
 // A Writer writes a GGUF file, version 3. From Create to Commit or Discard:
-//  1. path is what it was before Create. The bytes lie in path + ".part", which is locked, and which the next Create for the same
-//     path takes over where a process died.
+//  1. path is what it was before Create. The bytes lie beside it, in a file with partSuffix that is locked; the next Create for the
+//     same path takes over what a process that died left there.
 //  2. The header is whole, and Open accepts it.
 type Writer struct {
 	path    string
@@ -33,12 +33,15 @@ type Writer struct {
 	ended   bool  // by Commit or Discard
 }
 
+// partSuffix is not that of pull's downloads, which a Writer must not take over.
+const partSuffix = ".writing"
+
 // Create begins the file at path, which may exist. m and the tensors' names, types and shapes make its header; their Data is not
 // looked at: it goes to Write. What Open would refuse, such as a name that is there twice, is an *Error at once.
 func Create(path string, m *Metadata, tensors []Tensor) (_ *Writer, err error) {
 	align := m.alignment()
 	header, size := layOut(m, tensors, align)
-	part, err := lockPart(path + ".part")
+	part, err := lockPart(path + partSuffix)
 	if err != nil {
 		return nil, err
 	}

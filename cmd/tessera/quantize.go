@@ -15,7 +15,7 @@ import (
 	"github.com/tessera-llm/tessera/weights"
 )
 
-// quantizeTypes are the types by the names that people give.
+// quantizeTypes are the types by their names.
 var quantizeTypes = map[string]kernel.Type{"F32": kernel.F32, "F16": kernel.F16, "BF16": kernel.BF16, "Q4_0": kernel.Q4_0, "Q4_1": kernel.Q4_1, "Q8_0": kernel.Q8_0}
 
 func quantizeCommand() *cobra.Command {
@@ -24,7 +24,7 @@ func quantizeCommand() *cobra.Command {
 		Use:   "quantize FROM TO TYPE",
 		Short: "Write a model in another number format",
 		Long: `Write the model FROM, a name that was pulled or a GGUF file, to the new file TO with its matrices in TYPE: F32, F16, BF16, Q4_0,
-Q4_1 or Q8_0. Coming from a quantized file, what its numbers lost already stays lost.`,
+Q4_1 or Q8_0. Everything else is copied. What the numbers of FROM have lost already stays lost.`,
 		Example: "  tessera quantize smollm2 smollm2-q8.gguf Q8_0",
 		Args:    cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -44,8 +44,9 @@ Q4_1 or Q8_0. Coming from a quantized file, what its numbers lost already stays 
 			if err != nil {
 				return err
 			}
+			before := file.Size()
 			bar := newProgress(cmd.ErrOrStderr(), "writing "+filepath.Base(to), true)
-			kept, err := file.Quantize(cmd.Context(), to, t, bar.set)
+			inF16, err := file.Quantize(cmd.Context(), to, t, bar.set)
 			bar.clear()
 			if err = errors.Join(err, file.Close()); err != nil {
 				return err
@@ -55,12 +56,19 @@ Q4_1 or Q8_0. Coming from a quantized file, what its numbers lost already stays 
 				return err
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), map[string]any{"schema": 1, "path": to, "type": t.String(), "bytes": info.Size(), "kept_f16": len(kept)})
+				return printJSON(cmd.OutOrStdout(), struct {
+					Schema int      `json:"schema"`
+					From   string   `json:"from"`
+					Path   string   `json:"path"`
+					Type   string   `json:"type"`
+					Bytes  int64    `json:"bytes"`
+					InF16  []string `json:"in_f16"` // matrices that the type cannot hold
+				}{1, from, to, t.String(), info.Size(), append([]string{}, inF16...)})
 			}
-			if len(kept) > 0 {
-				fmt.Fprintf(cmd.ErrOrStderr(), "tessera: %d matrices are F16: their rows are no multiple of %d, such as %s\n", len(kept), t.BlockLen(), kept[0])
+			if len(inF16) > 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "tessera: %s: in F16, because their rows are no multiple of %d long: %s\n", to, t.BlockLen(), strings.Join(inF16, ", "))
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n%v, %s\n", to, t, size(info.Size()))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n%v, %s (%s was %s)\n", to, t, size(info.Size()), filepath.Base(from), size(before))
 			return err
 		},
 	}
@@ -78,7 +86,7 @@ func mayWrite(from, to string, force bool) error {
 	case err != nil:
 		return err
 	case !there.Mode().IsRegular():
-		return fmt.Errorf("%s: is no file; name a new file", to)
+		return fmt.Errorf("%s: is there and no file; name a new file", to)
 	}
 	if source, err := os.Stat(from); err == nil && os.SameFile(source, there) {
 		return fmt.Errorf("%s: is the model itself; name a new file", to)
