@@ -197,37 +197,18 @@ func resolve(parts []part, tok *tokenizer.Tokenizer, eos int32) []part {
 	return out
 }
 
-// longestSpecial bounds the search for special tokens, in bytes; the longest in use have about 40.
-const longestSpecial = 128
-
-// splitSpecial finds the special tokens in text of the template: the leftmost first, the longest of those that start there.
+// splitSpecial finds the special tokens in text of the template.
 func splitSpecial(text string, tok *tokenizer.Tokenizer) []part {
 	var parts []part
-	start := 0
-	for i := 0; i < len(text); {
-		id, n := specialAt(text[i:], tok)
-		if n == 0 {
-			i++
-			continue
+	for text != "" {
+		at, n, id := tok.NextSpecial(text)
+		if at > 0 {
+			parts = append(parts, part{slot: words, text: text[:at]})
 		}
-		if start < i {
-			parts = append(parts, part{slot: words, text: text[start:i]})
+		if n > 0 {
+			parts = append(parts, part{slot: special, id: id})
 		}
-		parts = append(parts, part{slot: special, id: id})
-		i += n
-		start = i
-	}
-	if start < len(text) {
-		parts = append(parts, part{slot: words, text: text[start:]})
+		text = text[at+n:]
 	}
 	return parts
-}
-
-func specialAt(text string, tok *tokenizer.Tokenizer) (id int32, n int) {
-	for n := min(len(text), longestSpecial); n > 0; n-- {
-		if id, ok := tok.Special(text[:n]); ok {
-			return id, n
-		}
-	}
-	return 0, 0
 }

@@ -7,7 +7,7 @@
 //     none is a token; a character without a token becomes its bytes.
 //
 // Text of documents and users (Encode, EncodeContinued) yields tokens of type normal, byte and unknown only, whatever it contains.
-// Control tokens and user-defined ones (Special) come from template text alone (EncodeTemplate). User-defined tokens are held back too,
+// Control tokens and user-defined ones (Special) come from template text alone (NextSpecial). User-defined tokens are held back too,
 // though other engines look for them in any text: many files call the markers of their chat format user-defined, and a document
 // that could write such a marker could end its own turn. The price is that the few vocabularies with user-defined runs of spaces spell
 // them in ordinary tokens.
@@ -118,26 +118,6 @@ func (t *Tokenizer) Encode(text string) []int32 { return t.appendText(nil, text,
 // EncodeContinued is Encode without the dummy prefix, for text that follows other text.
 func (t *Tokenizer) EncodeContinued(text string) []int32 { return t.appendText(nil, text, false) }
 
-// EncodeTemplate returns the ids of text that a chat template wrote: the texts of control and user-defined tokens become these tokens, the
-// leftmost first and the longest of those that start there. With first, the first stretch of plain text gets the dummy prefix. No BOS is added.
-func (t *Tokenizer) EncodeTemplate(text string, first bool) []int32 {
-	var ids []int32
-	prefix := first && t.prefix
-	for text != "" {
-		at, found := t.nextSpecial(text)
-		if at > 0 {
-			ids = t.appendText(ids, text[:at], prefix)
-			prefix = false
-		}
-		if found.text == "" {
-			break
-		}
-		ids = append(ids, found.id)
-		text = text[at+len(found.text):]
-	}
-	return ids
-}
-
 func (t *Tokenizer) appendText(ids []int32, text string, prefix bool) []int32 {
 	if text == "" {
 		return ids
@@ -151,16 +131,17 @@ func (t *Tokenizer) appendText(ids []int32, text string, prefix bool) []int32 {
 	return t.segment.appendIDs(ids, text)
 }
 
-// nextSpecial returns where the first special token of text starts, and which; without one, len(text) and no token.
-func (t *Tokenizer) nextSpecial(text string) (int, special) {
+// NextSpecial finds the first control or user-defined token in text that a chat template wrote: the leftmost, and the longest of those
+// that start there, as n bytes from at on. Without one, n is 0.
+func (t *Tokenizer) NextSpecial(text string) (at, n int, id int32) {
 	for i := range len(text) {
 		for _, s := range t.specials[text[i]] {
 			if strings.HasPrefix(text[i:], s.text) {
-				return i, s
+				return i, len(s.text), s.id
 			}
 		}
 	}
-	return len(text), special{}
+	return len(text), 0, 0
 }
 
 // Decode returns the text of ids: the concatenated pieces, invalid bytes as U+FFFD.

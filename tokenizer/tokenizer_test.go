@@ -120,7 +120,7 @@ func FuzzEncode_JoinsLikeTheSlowTwin_AndComesBack(f *testing.F) {
 			if got := tok.Decode(ids); got != whole {
 				t.Errorf("%s: %q comes back as %q", name, text, got)
 			}
-			tok.EncodeTemplate(text, true)
+			tok.NextSpecial(text)
 		}
 	})
 }
@@ -381,28 +381,25 @@ func TestNew_EndMarkerThatTheFileCallsNormal_IsControl(t *testing.T) {
 	}
 }
 
-func TestEncodeTemplate_ParsesSpecials(t *testing.T) {
+func TestNextSpecial_LeftmostThenLongest(t *testing.T) {
 	b, p := byteVocab(), pieceVocab()
 	for _, c := range []struct {
 		vocab Vocab
 		text  string
-		first bool
-		want  string
+		at    int
+		want  string // "" for none
 	}{
-		{b, "<|im_start|>hello<|im_end|>", true, "<|im_start|> hello <|im_end|>"},
-		{b, "<|im<|im_end|>", false, "<|im <|im_end|>"},            // the longest that starts there
-		{b, "aa<tool>", false, "aa<tool>"},                         // the leftmost
-		{b, "<tool><tool>", false, "<tool> <tool>"},                // user-defined too
-		{b, "<|im_en", false, "<|im _ e n"},                        //
-		{p, "hello", true, "▁ hell o"},                             //
-		{p, "hello", false, "hell o"},                              //
-		{p, "<s>hello</s>hello", true, "<s> ▁ hell o </s> hell o"}, // one dummy prefix, at the first text
-		{p, "<s><unk>", false, "<s> < <0x75> <0x6E> <0x6B> >"},
-		{p, "", true, ""},
+		{b, "<|im_start|>hello<|im_end|>", 0, "<|im_start|>"},
+		{b, "hello<|im_end|><tool>", 5, "<|im_end|>"},
+		{b, "x<|im_end|>", 1, "<|im_end|>"}, // which starts with <|im
+		{b, "a<tool>", 1, "<tool>"},         // user-defined too
+		{b, "<|i m_end|>", 11, ""},
+		{p, "<unk>hello</s>", 10, "</s>"}, // the unknown token is none
+		{p, "", 0, ""},
 	} {
-		ids := mustNew(t, c.vocab).EncodeTemplate(c.text, c.first)
-		if got := strings.Join(names(c.vocab, ids), " "); got != c.want {
-			t.Errorf("%s %q: got %q, want %q", c.vocab.Model, c.text, got, c.want)
+		at, n, got := mustNew(t, c.vocab).NextSpecial(c.text)
+		if at != c.at || n != len(c.want) || n > 0 && got != id(c.vocab, c.want) {
+			t.Errorf("%s %q: token %d, %d bytes from %d on, want %q at %d", c.vocab.Model, c.text, got, n, at, c.want, c.at)
 		}
 	}
 }
@@ -523,8 +520,8 @@ func FuzzNew_AnyVocabulary_NeverPanics(f *testing.F) {
 				t.Errorf("%q yields %d of type %d", text, id, v.Types[id])
 			}
 		}
-		if got := tok.Decode(tok.EncodeTemplate(text, true)); !utf8.ValidString(got) {
-			t.Errorf("%q", got)
+		if at, n, _ := tok.NextSpecial(text); at < 0 || n < 0 || at+n > len(text) {
+			t.Errorf("a special token of %d bytes from %d on in %q", n, at, text)
 		}
 	})
 }
@@ -541,7 +538,7 @@ func TestTokenizer_UsedConcurrently_GivesTheSame(t *testing.T) {
 					if got := tok.Encode(text); !slices.Equal(got, want) {
 						t.Errorf("%s: got %v, want %v", name, got, want)
 					}
-					tok.EncodeTemplate(text, true)
+					tok.NextSpecial(text)
 					tok.Decode(want)
 				}
 			})

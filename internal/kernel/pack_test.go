@@ -14,12 +14,6 @@ func multiply(mm *MatMul, pool *Pool, dst, x []float32, rows int, w *Matrix) {
 	mm.Run(pool, &a, Product{dst, w})
 }
 
-// ordinaryMatrix is m × k weights of a packable type with scales of ordinary size and both signs.
-func ordinaryMatrix(rng *rand.Rand, t Type, m, k int) Matrix {
-	w := randomMatrix(rng, t, m, k)
-	return w
-}
-
 func TestMatMul_Packed_AgreesWithFloat64OfTheCodes(t *testing.T) {
 	eachPath(t, func(t *testing.T) {
 		if !features.avx2 {
@@ -37,7 +31,7 @@ func TestMatMul_Packed_AgreesWithFloat64OfTheCodes(t *testing.T) {
 				}
 				for _, m := range []int{1, 15, 16, 17, 48, 53} {
 					for _, rows := range []int{1, 3, 4, 9} {
-						w := ordinaryMatrix(rng, typ, m, k)
+						w := randomMatrix(rng, typ, m, k)
 						weights := dequantized(&w)
 						w.Pack(pool, Memory(w.PackedBytes()))
 						if w.packed == nil {
