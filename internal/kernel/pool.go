@@ -120,21 +120,24 @@ func (p *Pool) work(i int) {
 	}
 }
 
-// await returns when rounds has reached round.
+// await returns when rounds has reached round. A wake alone does not mean that: a Run that saw this worker parked may get to waking
+// it only after the worker has found that Run's round by itself, done it, and parked again.
 func (w *worker) await(rounds *atomic.Uint64, round uint64) {
-	for i := 1; i <= looks; i++ {
-		if rounds.Load() >= round {
-			return
+	for {
+		for i := 1; i <= looks; i++ {
+			if rounds.Load() >= round {
+				return
+			}
+			if i%yieldEvery == 0 {
+				runtime.Gosched()
+			}
 		}
-		if i%yieldEvery == 0 {
-			runtime.Gosched()
+		w.parked.Store(true)
+		if rounds.Load() >= round && w.parked.CompareAndSwap(true, false) {
+			return // it came between the last look and the parking, and its caller did not see this worker parked
 		}
+		<-w.wake
 	}
-	w.parked.Store(true)
-	if rounds.Load() >= round && w.parked.CompareAndSwap(true, false) {
-		return // it came between the last look and the parking, and its caller did not see this worker parked
-	}
-	<-w.wake
 }
 
 func (p *Pool) drain(worker int) {

@@ -197,3 +197,33 @@ func BenchmarkPool(b *testing.B) {
 		})
 	}
 }
+
+// A Run can be late in waking a worker, when that has already done the Run's round and parked again: then the wake is for nothing.
+func TestPool_AWakeForARoundAlreadyDone_IsNotTakenForTheNext(t *testing.T) {
+	w, rounds, done := &worker{wake: make(chan struct{}, 1)}, &atomic.Uint64{}, make(chan struct{})
+	wake := func() {
+		for !w.parked.CompareAndSwap(true, false) {
+			runtime.Gosched()
+		}
+		w.wake <- struct{}{}
+	}
+	rounds.Store(1)
+	go func() {
+		w.await(rounds, 2)
+		close(done)
+	}()
+	for range 3 {
+		wake() // late, of round 1
+	}
+	select {
+	case <-done:
+		t.Fatal("a late wake of round 1 was taken for round 2")
+	default:
+	}
+	for !w.parked.Load() {
+		runtime.Gosched()
+	}
+	rounds.Store(2)
+	wake()
+	<-done
+}
