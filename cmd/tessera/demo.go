@@ -88,12 +88,7 @@ func demoModel(cmd *cobra.Command) (string, error) {
 	if path, err := pull.Resolve(defaultModel); err == nil {
 		return path, nil
 	}
-	bar := newProgress(cmd.ErrOrStderr(), "pulling "+defaultModel, true)
-	r, err := pull.Pull(cmd.Context(), defaultModel, pull.Options{Progress: bar.set, Note: func(text string) {
-		bar.clear()
-		fmt.Fprintln(cmd.ErrOrStderr(), text)
-	}})
-	bar.clear()
+	r, err := fetch(cmd, defaultModel)
 	return r.Path, err
 }
 

