@@ -2,7 +2,7 @@
 
 #include "textflag.h"
 
-// Constants of Exp, eight times each, and the mask of n values at tail+32-4n.
+// Constants of Exp, eight times each.
 #define CONST8(name, value) \
 	DATA name<>+0x00(SB)/4, $value \
 	DATA name<>+0x04(SB)/4, $value \
@@ -27,15 +27,6 @@ CONST8(c3, 0x3e2aaaab) // 1/6
 CONST8(c2, 0x3f000000) // 1/2
 CONST8(one, 0x3f800000)
 
-DATA expTail<>+0x00(SB)/8, $-1
-DATA expTail<>+0x08(SB)/8, $-1
-DATA expTail<>+0x10(SB)/8, $-1
-DATA expTail<>+0x18(SB)/8, $-1
-DATA expTail<>+0x20(SB)/8, $0
-DATA expTail<>+0x28(SB)/8, $0
-DATA expTail<>+0x30(SB)/8, $0
-DATA expTail<>+0x38(SB)/8, $0
-GLOBL expTail<>(SB), RODATA|NOPTR, $64
 
 // EXP makes Y0 e^Y0, as Exp does. It uses Y1 to Y4. NaN stays NaN: where one operand is NaN, VMAXPS and VMINPS give the one written first here.
 #define EXP \
@@ -78,7 +69,7 @@ TEXT ·foldAVX2(SB), NOSPLIT, $0-40
 	// Y7: the mask of the last vector's values, n modulo 8 of them or all eight.
 	LEAQ -1(CX), AX
 	ANDQ $7, AX
-	LEAQ expTail<>+28(SB), BX
+	LEAQ ·tailMask+28(SB), BX
 	SHLQ $2, AX
 	SUBQ AX, BX
 	VMOVUPS (BX), Y7

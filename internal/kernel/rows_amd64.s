@@ -2,16 +2,16 @@
 
 #include "textflag.h"
 
-// Eight ones, then eight zeros: the mask of n values starts at 8-n.
-DATA tailMask<>+0x00(SB)/8, $-1
-DATA tailMask<>+0x08(SB)/8, $-1
-DATA tailMask<>+0x10(SB)/8, $-1
-DATA tailMask<>+0x18(SB)/8, $-1
-DATA tailMask<>+0x20(SB)/8, $0
-DATA tailMask<>+0x28(SB)/8, $0
-DATA tailMask<>+0x30(SB)/8, $0
-DATA tailMask<>+0x38(SB)/8, $0
-GLOBL tailMask<>(SB), RODATA|NOPTR, $64
+// Eight ones, then eight zeros: the mask of n values starts at the one numbered 8-n. exp_amd64.s uses it too.
+DATA ·tailMask+0x00(SB)/8, $-1
+DATA ·tailMask+0x08(SB)/8, $-1
+DATA ·tailMask+0x10(SB)/8, $-1
+DATA ·tailMask+0x18(SB)/8, $-1
+DATA ·tailMask+0x20(SB)/8, $0
+DATA ·tailMask+0x28(SB)/8, $0
+DATA ·tailMask+0x30(SB)/8, $0
+DATA ·tailMask+0x38(SB)/8, $0
+GLOBL ·tailMask(SB), RODATA|NOPTR, $64
 
 // REDUCE adds the eight lanes of each of a, b, c, d and leaves the four sums in the X register of a.
 #define REDUCE(a, xa, b, xb, c, xc, d, xd) \
@@ -72,7 +72,7 @@ tail:
 	ADDQ $8, CX
 	SUBQ AX, CX // values left, 0 to 7
 	JZ   reduce
-	LEAQ tailMask<>+32(SB), BX
+	LEAQ ·tailMask+32(SB), BX
 	SHLQ $2, CX
 	SUBQ CX, BX
 	VMOVUPS (BX), Y14
