@@ -47,14 +47,36 @@ type tileArgs struct {
 	add         int // 1: start from what dst holds, 0: from zero
 }
 
-// tile4AVX2 computes four tokens, tile1AVX2 one. Sums of products are exact integers within a group (or half one, with two
-// parts); then, group by group, out = fma(sum, scale·xScale, out) and out = fma(min, xSum, out).
+// tile4AVX2 computes four tokens. Sums of products are exact integers within a group (or half one, with two parts); then,
+// group by group, out = fma(sum, scale·xScale, out) and out = fma(min, xSum, out).
 //
 //go:noescape
 func tile4AVX2(a *tileArgs)
 
+// streamArgs are what the streaming kernels work on: tileRows outputs of one token, straight from packed records.
+type streamArgs struct {
+	records *byte
+	record  uintptr // bytes
+	groups  int
+	dst     *float32
+	x       *int16
+	xScales *float32
+	xSums   *float32
+	xTotals *int32
+	bias    int // taken from each 4-bit code
+	parts   int
+	half    int // 1: scales and mins are half floats, 0: float32
+	mins    int // 1: there are mins
+	add     int // 1: start from what dst holds, 0: from zero
+}
+
+// stream4AVX2 and stream8AVX2 have the bits of tile4AVX2, for 4- and 8-bit codes.
+//
 //go:noescape
-func tile1AVX2(a *tileArgs)
+func stream4AVX2(a *streamArgs)
+
+//go:noescape
+func stream8AVX2(a *streamArgs)
 
 //go:noescape
 func unpack4AVX2(dst *int16, src *byte, groups, record int, bias int16)
@@ -68,7 +90,7 @@ func unpack8AVX2(dst *int16, src *byte, groups, record int)
 func halvesAVX2(dst *float32, src *byte, groups, record int)
 
 //go:noescape
-func codeAVX2(codes *int16, scales, sums, x *float32, groups int)
+func codeAVX2(codes *int16, totals *int32, scales, sums, x *float32, groups int)
 
 // transposeAVX2 writes n rows of d values as d rows of KeyTile. n and d are multiples of 8, above 0.
 //

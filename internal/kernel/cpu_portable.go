@@ -22,12 +22,25 @@ type tileArgs struct {
 }
 
 func tile4AVX2(a *tileArgs) { panic("kernel: no AVX2 in this build") }
-func tile1AVX2(a *tileArgs) { panic("kernel: no AVX2 in this build") }
+
+type streamArgs struct {
+	records                      *byte
+	record                       uintptr
+	groups                       int
+	dst                          *float32
+	x                            *int16
+	xScales, xSums               *float32
+	xTotals                      *int32
+	bias, parts, half, mins, add int
+}
+
+func stream4AVX2(a *streamArgs) { panic("kernel: no AVX2 in this build") }
+func stream8AVX2(a *streamArgs) { panic("kernel: no AVX2 in this build") }
 func unpack4AVX2(dst *int16, src *byte, groups, record int, bias int16) {
 	panic("kernel: no AVX2 in this build")
 }
 func unpack8AVX2(dst *int16, src *byte, groups, record int) { panic("kernel: no AVX2 in this build") }
-func codeAVX2(codes *int16, scales, sums, x *float32, groups int) {
+func codeAVX2(codes *int16, totals *int32, scales, sums, x *float32, groups int) {
 	panic("kernel: no AVX2 in this build")
 }
 func swiGLUAVX2(gate, up *float32, n int)                    { panic("kernel: no AVX2 in this build") }

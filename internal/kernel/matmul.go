@@ -64,10 +64,11 @@ const maxProducts = 3
 
 // scratch is a worker's memory: weights as a product takes them.
 type scratch struct {
-	panel panel
-	rows  []float32 // [panelRows × K]
-	last  [4 * tileRows]float32
-	args  tileArgs
+	panel  panel
+	rows   []float32 // [panelRows × K]
+	last   []float32 // [T × tileRows], the outputs of a last tile with fewer rows
+	tile   tileArgs
+	stream streamArgs
 }
 
 // Run computes the products on the pool.
@@ -95,10 +96,17 @@ func (mm *MatMul) Run(p *Pool, x *Activations, products ...Product) {
 func (mm *MatMul) reserve(pr *Product) {
 	for i := range mm.workers {
 		s := &mm.workers[i]
-		if pr.integer() {
+		switch {
+		case !pr.integer():
+			if cap(s.rows) < panelRows*pr.W.Cols {
+				s.rows = make([]float32, panelRows*pr.W.Cols)
+			}
+			continue
+		case mm.x.rows >= tileTokens:
 			s.panel.reserve(panelGroups(pr.W.Cols / groupLen))
-		} else if cap(s.rows) < panelRows*pr.W.Cols {
-			s.rows = make([]float32, panelRows*pr.W.Cols)
+		}
+		if pr.W.Rows%tileRows != 0 && len(s.last) < mm.x.rows*tileRows {
+			s.last = make([]float32, mm.x.rows*tileRows)
 		}
 	}
 }
@@ -130,59 +138,79 @@ func panelGroups(groups int) int {
 	return (groups + parts - 1) / parts
 }
 
+// tileTokens is how many tokens are computed together from weights that were unpacked for them. What is left over, or all
+// where there are fewer, streams the packed weights instead.
+const tileTokens = 4
+
 // tile computes the outputs of one tile of packed weights.
 func (mm *MatMul) tile(s *scratch, pr *Product, tile int) {
 	w, x := pr.W, mm.x
+	dst, stride := pr.Dst[tile*tileRows:], w.Rows
+	rows := min(tileRows, w.Rows-tile*tileRows)
+	if rows < tileRows {
+		dst, stride = s.last, tileRows
+		for t := range x.rows {
+			copy(dst[t*stride:][:rows], pr.Dst[t*w.Rows+tile*tileRows:])
+		}
+	}
+	together := x.rows / tileTokens * tileTokens
+	if together > 0 {
+		mm.unpacked(s, w, tile, dst, stride, together)
+	}
+	for t := together; t < x.rows; t++ {
+		mm.streamed(s, w, tile, dst[t*stride:], t)
+	}
+	if rows < tileRows {
+		for t := range x.rows {
+			copy(pr.Dst[t*w.Rows+tile*tileRows:][:rows], dst[t*stride:])
+		}
+	}
+}
+
+// unpacked computes a tile's outputs for the first tokens of x, a multiple of tileTokens: dst [tokens × stride].
+func (mm *MatMul) unpacked(s *scratch, w *Matrix, tile int, dst []float32, stride, tokens int) {
 	groups := w.Cols / groupLen
 	step := panelGroups(groups)
 	for from := 0; from < groups; from += step {
 		n := min(step, groups-from)
 		w.packed.unpack(&s.panel, tile*groups+from, n)
-		add := 0
-		if mm.Add || from > 0 {
-			add = 1
-		}
-		s.args = tileArgs{
-			dstStride: uintptr(w.Rows) * 4, xStride: uintptr(w.Cols) * 2, groupStride: uintptr(groups) * 4,
-			codes: &s.panel.codes[0], scales: &s.panel.scales[0], groups: n, parts: w.packed.parts, add: add,
+		s.tile = tileArgs{
+			dstStride: uintptr(stride) * 4, xStride: uintptr(w.Cols) * 2, groupStride: uintptr(groups) * 4,
+			codes: &s.panel.codes[0], scales: &s.panel.scales[0], groups: n, parts: w.packed.parts, add: flag(mm.Add || from > 0),
 		}
 		if w.packed.mins {
-			s.args.mins = &s.panel.mins[0]
+			s.tile.mins = &s.panel.mins[0]
 		}
-		for t := 0; t < x.rows; {
-			tokens := 1
-			if x.rows-t >= 4 {
-				tokens = 4
-			}
-			s.args.x = &x.codes[t*w.Cols+from*groupLen]
-			s.args.xScales, s.args.xSums = &x.scales[t*groups+from], &x.sums[t*groups+from]
-			pr.outputs(s, tile, t, tokens)
-			t += tokens
+		for t := 0; t < tokens; t += tileTokens {
+			g := t*groups + from
+			s.tile.dst = &dst[t*stride]
+			s.tile.x, s.tile.xScales, s.tile.xSums = &mm.x.codes[g*groupLen], &mm.x.scales[g], &mm.x.sums[g]
+			tile4AVX2(&s.tile)
 		}
 	}
 }
 
-// outputs computes one tile for a few tokens. A last tile with fewer rows goes by way of scratch.
-func (pr *Product) outputs(s *scratch, tile, t, tokens int) {
-	w := pr.W
-	at, rows := t*w.Rows+tile*tileRows, min(tileRows, w.Rows-tile*tileRows)
-	s.args.dst = &pr.Dst[at]
-	if rows < tileRows {
-		s.args.dst, s.args.dstStride = &s.last[0], tileRows*4
-		for j := range tokens {
-			copy(s.last[j*tileRows:][:rows], pr.Dst[at+j*w.Rows:])
-		}
+// streamed computes a tile's outputs for token t: dst [tileRows].
+func (mm *MatMul) streamed(s *scratch, w *Matrix, tile int, dst []float32, t int) {
+	p, groups := w.packed, w.Cols/groupLen
+	g := t * groups
+	s.stream = streamArgs{
+		records: &p.data[tile*groups*p.record], record: uintptr(p.record), groups: groups, dst: &dst[0],
+		x: &mm.x.codes[g*groupLen], xScales: &mm.x.scales[g], xSums: &mm.x.sums[g], xTotals: &mm.x.totals[g],
+		bias: p.bias, parts: p.parts, half: flag(p.half), mins: flag(p.mins), add: flag(mm.Add),
 	}
-	if tokens == 4 {
-		tile4AVX2(&s.args)
+	if p.bits == 4 {
+		stream4AVX2(&s.stream)
 	} else {
-		tile1AVX2(&s.args)
+		stream8AVX2(&s.stream)
 	}
-	if rows < tileRows {
-		for j := range tokens {
-			copy(pr.Dst[at+j*w.Rows:][:rows], s.last[j*tileRows:])
-		}
+}
+
+func flag(b bool) int {
+	if b {
+		return 1
 	}
+	return 0
 }
 
 // floats computes one item's outputs with weights as float32.

@@ -237,7 +237,8 @@ type Activations struct {
 	coded  bool
 	codes  []int16   // [T × K]
 	scales []float32 // [T × K/groupLen]
-	sums   []float32 // [T × K/groupLen]: Σ of the group's coded values
+	totals []int32   // [T × K/groupLen]: Σ of the group's codes
+	sums   []float32 // [T × K/groupLen]: that, scaled
 }
 
 // Set makes x [rows × cols] the activations; x must not change until they are set again.
@@ -256,9 +257,10 @@ func (a *Activations) code(pool *Pool) {
 	a.coded = true
 	n, groups := a.rows*a.cols, a.rows*a.cols/groupLen
 	if cap(a.codes) < n {
-		a.codes, a.scales, a.sums = make([]int16, n), make([]float32, groups), make([]float32, groups)
+		a.codes, a.totals = make([]int16, n), make([]int32, groups)
+		a.scales, a.sums = make([]float32, groups), make([]float32, groups)
 	}
-	a.codes, a.scales, a.sums = a.codes[:n], a.scales[:groups], a.sums[:groups]
+	a.codes, a.totals, a.scales, a.sums = a.codes[:n], a.totals[:groups], a.scales[:groups], a.sums[:groups]
 	pool.Run((a.rows+codeRows-1)/codeRows, a)
 }
 
@@ -268,5 +270,6 @@ const codeRows = 8
 // Do codes one item's rows.
 func (a *Activations) Do(_, i int) {
 	from, to := i*codeRows*a.cols, min((i+1)*codeRows, a.rows)*a.cols
-	codeAVX2(&a.codes[from], &a.scales[from/groupLen], &a.sums[from/groupLen], &a.x[from], (to-from)/groupLen)
+	g := from / groupLen
+	codeAVX2(&a.codes[from], &a.totals[g], &a.scales[g], &a.sums[g], &a.x[from], (to-from)/groupLen)
 }

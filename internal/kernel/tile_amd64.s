@@ -123,13 +123,14 @@ GLOBL codeOne<>(SB), RODATA|NOPTR, $4
 DATA codeTiny<>+0x00(SB)/4, $0x0da24260 // 1e-30: below it a group counts as zero
 GLOBL codeTiny<>(SB), RODATA|NOPTR, $4
 
-// func codeAVX2(codes *int16, scales, sums, x *float32, groups int)
-TEXT ·codeAVX2(SB), NOSPLIT, $0-40
+// func codeAVX2(codes *int16, totals *int32, scales, sums, x *float32, groups int)
+TEXT ·codeAVX2(SB), NOSPLIT, $0-48
 	MOVQ codes+0(FP), DI
-	MOVQ scales+8(FP), R8
-	MOVQ sums+16(FP), R9
-	MOVQ x+24(FP), SI
-	MOVQ groups+32(FP), CX
+	MOVQ totals+8(FP), R10
+	MOVQ scales+16(FP), R8
+	MOVQ sums+24(FP), R9
+	MOVQ x+32(FP), SI
+	MOVQ groups+40(FP), CX
 	VPCMPEQD Y15, Y15, Y15
 	VPSRLD $1, Y15, Y14     // all bits but the sign
 	VPSRLW $15, Y15, Y13    // 1 in each half
@@ -193,7 +194,7 @@ group:
 	VMOVDQU Y0, (DI)
 	VMOVDQU Y2, 32(DI)
 
-	// The sum of the codes, scaled.
+	// The sum of the codes, and that scaled.
 	VPMADDWD Y13, Y0, Y0
 	VPMADDWD Y13, Y2, Y2
 	VPADDD Y2, Y0, Y0
@@ -203,6 +204,7 @@ group:
 	VPADDD X1, X0, X0
 	VPSHUFD $0xb1, X0, X1
 	VPADDD X1, X0, X0
+	VMOVD X0, (R10)
 	VCVTDQ2PS X0, X0
 	VMULSS X5, X0, X0
 	VMOVSS X0, (R9)
@@ -211,6 +213,7 @@ group:
 	ADDQ $64, DI
 	ADDQ $4, R8
 	ADDQ $4, R9
+	ADDQ $4, R10
 	DECQ CX
 	JNZ  group
 	VZEROUPPER
@@ -418,88 +421,202 @@ next4:
 	VZEROUPPER
 	RET
 
-// PAIR1 is PAIR for one token, into sums a and b.
-#define PAIR1(off, a, b) \
-	VPBROADCASTD off(SI), Y10 \
-	VPMADDWD (16*off)(DI), Y10, Y11 \
-	VPMADDWD (16*off+32)(DI), Y10, Y12 \
-	VPADDD Y11, a, a \
-	VPADDD Y12, b, b
+// The offsets of streamArgs.
+#define ARG_RECORDS 0
+#define ARG_RECORD 8
+#define STREAM_GROUPS 16
+#define STREAM_DST 24
+#define STREAM_X 32
+#define STREAM_XSCALES 40
+#define STREAM_XSUMS 48
+#define STREAM_XTOTALS 56
+#define STREAM_BIAS 64
+#define STREAM_PARTS 72
+#define STREAM_HALF 80
+#define STREAM_MINS 88
+#define STREAM_ADD 96
 
-// func tile1AVX2(a *tileArgs)
-TEXT ·tile1AVX2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), BX
-	MOVQ ARG_CODES(BX), DI
-	MOVQ ARG_X(BX), SI
-	MOVQ ARG_XSCALES(BX), R10
-	MOVQ ARG_SCALES(BX), R12
-	MOVQ ARG_MINS(BX), R13
-	MOVQ ARG_XSUMS(BX), DX
-	MOVQ ARG_GROUPS(BX), CX
-	MOVQ ARG_DST(BX), R9
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	CMPQ ARG_ADD(BX), $0
-	JEQ  groups1
-	VMOVUPS (R9), Y4
+// STREAM_BEGIN loads the arguments; Y4 and Y5 become the outputs so far.
+#define STREAM_BEGIN \
+	MOVQ a+0(FP), BX \
+	MOVQ ARG_RECORDS(BX), SI \
+	MOVQ ARG_RECORD(BX), R8 \
+	MOVQ STREAM_GROUPS(BX), CX \
+	MOVQ STREAM_DST(BX), R9 \
+	MOVQ STREAM_X(BX), DX \
+	MOVQ STREAM_XSCALES(BX), R10 \
+	MOVQ STREAM_XSUMS(BX), R11 \
+	MOVQ STREAM_XTOTALS(BX), R12 \
+	VXORPS Y4, Y4, Y4 \
+	VXORPS Y5, Y5, Y5 \
+	CMPQ STREAM_ADD(BX), $0 \
+	JEQ  3(PC) \
+	VMOVUPS (R9), Y4 \
 	VMOVUPS 32(R9), Y5
 
-groups1:
-	MOVQ ARG_PARTS(BX), AX
+// STREAM_SUM takes weights a and b, and the token's pair of columns at byte off, into sums sa and sb.
+#define STREAM_SUM(off, a, b, sa, sb) \
+	VPBROADCASTD off(DX), Y10 \
+	VPMADDWD a, Y10, a \
+	VPMADDWD b, Y10, b \
+	VPADDD a, sa, sa \
+	VPADDD b, sb, sb
 
-part1:
+// STREAM_CHUNK4 takes eight columns, packed in 64 bytes at off of the record.
+#define STREAM_CHUNK4(off, xoff) \
+	PREFETCHT0 (AHEAD+off)(SI) \
+	VMOVDQU off(SI), Y8 \
+	VMOVDQU (off+32)(SI), Y9 \
+	VPAND Y6, Y8, Y11 \
+	VPAND Y6, Y9, Y12 \
+	STREAM_SUM(xoff, Y11, Y12, Y0, Y1) \
+	VPSRLD $4, Y8, Y11 \
+	VPSRLD $4, Y9, Y12 \
+	VPAND Y6, Y11, Y11 \
+	VPAND Y6, Y12, Y12 \
+	STREAM_SUM(xoff+4, Y11, Y12, Y2, Y3) \
+	VPSRLD $8, Y8, Y11 \
+	VPSRLD $8, Y9, Y12 \
+	VPAND Y6, Y11, Y11 \
+	VPAND Y6, Y12, Y12 \
+	STREAM_SUM(xoff+8, Y11, Y12, Y0, Y1) \
+	VPSRLW $12, Y8, Y8 \
+	VPSRLW $12, Y9, Y9 \
+	STREAM_SUM(xoff+12, Y8, Y9, Y2, Y3)
+
+// STREAM_PAIR8 takes one pair of columns, 32 bytes at off of DI.
+#define STREAM_PAIR8(off, xoff, sa, sb) \
+	VPMOVSXBW off(DI), Y8 \
+	VPMOVSXBW (off+16)(DI), Y9 \
+	STREAM_SUM(xoff, Y8, Y9, sa, sb)
+
+// STREAM_FOLD adds the sums in Y0 to Y3, scaled by Y8 and Y9 times the token's scale, to the outputs.
+#define STREAM_FOLD \
+	VPADDD Y2, Y0, Y0 \
+	VPADDD Y3, Y1, Y1 \
+	VBROADCASTSS (R10), Y10 \
+	VMULPS Y8, Y10, Y11 \
+	VMULPS Y9, Y10, Y12 \
+	VCVTDQ2PS Y0, Y0 \
+	VCVTDQ2PS Y1, Y1 \
+	VFMADD231PS Y0, Y11, Y4 \
+	VFMADD231PS Y1, Y12, Y5
+
+// func stream4AVX2(a *streamArgs)
+TEXT ·stream4AVX2(SB), NOSPLIT, $0-8
+	STREAM_BEGIN
+	VPCMPEQW Y6, Y6, Y6
+	VPSRLW $12, Y6, Y6 // 15 in each half
+	VPBROADCASTD STREAM_BIAS(BX), Y7
+
+streamGroup4:
+	// The bias times the sum of the token's codes, at once.
+	VPBROADCASTD (R12), Y0
+	VPMULLD Y7, Y0, Y0
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPSUBD Y0, Y2, Y0
+	VMOVDQA Y0, Y1
+	STREAM_CHUNK4(0, 0)
+	STREAM_CHUNK4(64, 16)
+	STREAM_CHUNK4(128, 32)
+	STREAM_CHUNK4(192, 48)
+	CMPQ STREAM_HALF(BX), $0
+	JEQ  streamFloats4
+	VCVTPH2PS 256(SI), Y8
+	VCVTPH2PS 272(SI), Y9
+	STREAM_FOLD
+	CMPQ STREAM_MINS(BX), $0
+	JEQ  streamNext4
+	VCVTPH2PS 288(SI), Y8
+	VCVTPH2PS 304(SI), Y9
+	JMP  streamMins4
+
+streamFloats4:
+	VMOVUPS 256(SI), Y8
+	VMOVUPS 288(SI), Y9
+	STREAM_FOLD
+	CMPQ STREAM_MINS(BX), $0
+	JEQ  streamNext4
+	VMOVUPS 320(SI), Y8
+	VMOVUPS 352(SI), Y9
+
+streamMins4:
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS Y8, Y10, Y4
+	VFMADD231PS Y9, Y10, Y5
+
+streamNext4:
+	PREFETCHT0 (AHEAD+256)(SI)
+	ADDQ R8, SI
+	ADDQ $64, DX
+	ADDQ $4, R10
+	ADDQ $4, R11
+	ADDQ $4, R12
+	DECQ CX
+	JNZ  streamGroup4
+	VMOVUPS Y4, (R9)
+	VMOVUPS Y5, 32(R9)
+	VZEROUPPER
+	RET
+
+// func stream8AVX2(a *streamArgs)
+TEXT ·stream8AVX2(SB), NOSPLIT, $0-8
+	STREAM_BEGIN
+
+streamGroup8:
+	MOVQ SI, DI
+	LEAQ 512(SI), R13 // scales
+	MOVQ STREAM_PARTS(BX), AX
+
+streamPart8:
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
-	PAIR1(0, Y0, Y1)
-	PAIR1(4, Y2, Y3)
-	PAIR1(8, Y0, Y1)
-	PAIR1(12, Y2, Y3)
-	PAIR1(16, Y0, Y1)
-	PAIR1(20, Y2, Y3)
-	PAIR1(24, Y0, Y1)
-	PAIR1(28, Y2, Y3)
-	ADDQ $32, SI
-	ADDQ $512, DI
-	CMPQ ARG_PARTS(BX), $1
-	JNE  fold1
-	PAIR1(0, Y0, Y1)
-	PAIR1(4, Y2, Y3)
-	PAIR1(8, Y0, Y1)
-	PAIR1(12, Y2, Y3)
-	PAIR1(16, Y0, Y1)
-	PAIR1(20, Y2, Y3)
-	PAIR1(24, Y0, Y1)
-	PAIR1(28, Y2, Y3)
-	ADDQ $32, SI
-	ADDQ $512, DI
 
-fold1:
-	VPADDD Y2, Y0, Y0
-	VPADDD Y3, Y1, Y1
-	VBROADCASTSS (R10), Y10
-	VMULPS (R12), Y10, Y11
-	VMULPS 32(R12), Y10, Y12
-	ADDQ $64, R12
-	VCVTDQ2PS Y0, Y0
-	VCVTDQ2PS Y1, Y1
-	VFMADD231PS Y0, Y11, Y4
-	VFMADD231PS Y1, Y12, Y5
-	DECQ AX
-	JNZ  part1
-	TESTQ R13, R13
-	JZ   next1
-	VBROADCASTSS (DX), Y10
-	VFMADD231PS (R13), Y10, Y4
-	VFMADD231PS 32(R13), Y10, Y5
+streamHalf8: // half a group; twice where the group has one scale
+	PREFETCHT0 AHEAD(DI)
+	PREFETCHT0 (AHEAD+64)(DI)
+	PREFETCHT0 (AHEAD+128)(DI)
+	PREFETCHT0 (AHEAD+192)(DI)
+	STREAM_PAIR8(0, 0, Y0, Y1)
+	STREAM_PAIR8(32, 4, Y2, Y3)
+	STREAM_PAIR8(64, 8, Y0, Y1)
+	STREAM_PAIR8(96, 12, Y2, Y3)
+	STREAM_PAIR8(128, 16, Y0, Y1)
+	STREAM_PAIR8(160, 20, Y2, Y3)
+	STREAM_PAIR8(192, 24, Y0, Y1)
+	STREAM_PAIR8(224, 28, Y2, Y3)
+	ADDQ $256, DI
+	ADDQ $32, DX
+	CMPQ AX, $1
+	JNE  streamScales8
+	LEAQ 512(SI), R14
+	CMPQ DI, R14
+	JNE  streamHalf8
+
+streamScales8:
+	CMPQ STREAM_HALF(BX), $0
+	JEQ  streamFloats8
+	VCVTPH2PS (R13), Y8
+	VCVTPH2PS 16(R13), Y9
+	JMP  streamFold8
+
+streamFloats8:
+	VMOVUPS (R13), Y8
+	VMOVUPS 32(R13), Y9
 	ADDQ $64, R13
 
-next1:
+streamFold8:
+	STREAM_FOLD
+	DECQ AX
+	JNZ  streamPart8
+	PREFETCHT0 (AHEAD+512)(SI)
+	ADDQ R8, SI
 	ADDQ $4, R10
-	ADDQ $4, DX
 	DECQ CX
-	JNZ  groups1
+	JNZ  streamGroup8
 	VMOVUPS Y4, (R9)
 	VMOVUPS Y5, 32(R9)
 	VZEROUPPER
