@@ -88,7 +88,7 @@ func (mm *MatMul) Run(p *Pool, x *Activations, products ...Product) {
 			x.code(p)
 		}
 		mm.reserve(pr)
-		items += pr.items()
+		items += mm.items(pr)
 	}
 	p.Run(items, mm)
 }
@@ -111,22 +111,40 @@ func (mm *MatMul) reserve(pr *Product) {
 	}
 }
 
-// items is how many items of work a product is: one for every tileRows rows of weights.
-func (pr *Product) items() int { return (pr.W.Rows + tileRows - 1) / tileRows }
+// items is how many items of work a product is.
+func (mm *MatMul) items(pr *Product) int {
+	n := mm.itemTiles(pr)
+	return (pr.W.tiles() + n - 1) / n
+}
+
+// itemTiles is how many tiles of weights an item of work is. Weights that only stream by are read in long stretches, which hardware's
+// own prefetching sees through, a few for every worker.
+func (mm *MatMul) itemTiles(pr *Product) int {
+	if mm.x.rows >= tileTokens {
+		return 1
+	}
+	items := 3 * len(mm.workers)
+	return (pr.W.tiles() + items - 1) / items
+}
+
+func (m *Matrix) tiles() int { return (m.Rows + tileRows - 1) / tileRows }
 
 func (pr *Product) integer() bool { return pr.W.packed != nil && features.avx2 }
 
-// Do computes one item: the outputs of a few rows of weights, for every row of x.
+// Do computes one item: the outputs of a few tiles of weights, for every row of x.
 func (mm *MatMul) Do(worker, i int) {
 	pr := &mm.products[0]
-	for j := 1; i >= pr.items(); j++ {
-		i -= pr.items()
+	for j := 1; i >= mm.items(pr); j++ {
+		i -= mm.items(pr)
 		pr = &mm.products[j]
 	}
-	if pr.integer() {
-		mm.tile(&mm.workers[worker], pr, i)
-	} else {
-		mm.floats(&mm.workers[worker], pr, i)
+	n := mm.itemTiles(pr)
+	for tile := i * n; tile < min((i+1)*n, pr.W.tiles()); tile++ {
+		if pr.integer() {
+			mm.tile(&mm.workers[worker], pr, tile)
+		} else {
+			mm.floats(&mm.workers[worker], pr, tile)
+		}
 	}
 }
 
@@ -213,10 +231,10 @@ func flag(b bool) int {
 	return 0
 }
 
-// floats computes one item's outputs with weights as float32.
-func (mm *MatMul) floats(s *scratch, pr *Product, i int) {
+// floats computes the outputs of one tile with weights as float32.
+func (mm *MatMul) floats(s *scratch, pr *Product, tile int) {
 	w, k, x := pr.W, pr.W.Cols, mm.x.x
-	for m := i * tileRows; m < min((i+1)*tileRows, w.Rows); m += panelRows {
+	for m := tile * tileRows; m < min((tile+1)*tileRows, w.Rows); m += panelRows {
 		n := min(panelRows, w.Rows-m)
 		panel := w.floats(s, m, n)
 		w0 := panel[:k]

@@ -3,7 +3,7 @@
 #include "textflag.h"
 
 // Packed weights are read from front to back but by several workers in turns, a few KiB each, which hardware's own
-// prefetching does not see through: hence PREFETCHT0, AHEAD bytes on.
+// prefetching does not see through at once: hence PREFETCHT0, AHEAD bytes on.
 #define AHEAD 2560
 
 // func unpack4AVX2(dst *int16, src *byte, groups, record int, bias int16)
