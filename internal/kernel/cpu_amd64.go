@@ -2,12 +2,30 @@
 
 package kernel
 
-import "golang.org/x/sys/cpu"
+import (
+	"sync"
+
+	"golang.org/x/sys/cpu"
+)
 
 func detect() featureSet {
-	// Every CPU with AVX2 has F16C; x/sys/cpu does not report it.
-	return featureSet{avx2: cpu.X86.HasAVX2 && cpu.X86.HasFMA}
+	x := &cpu.X86
+	var f featureSet
+	f.avx2 = x.HasAVX2 && x.HasFMA // every CPU with AVX2 has F16C; x/sys/cpu does not report it
+	f.avx512 = f.avx2 && x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VNNI
+	f.amx = f.avx512 && x.HasAMXTile && x.HasAMXInt8 && tilesAllowed()
+	return f
 }
+
+// tilesAllowed asks the system, once, for the registers of AMX. x/sys/cpu says what the CPU has, and not whether the system saves
+// them: bits 17 and 18 of XCR0.
+var tilesAllowed = sync.OnceValue(func() bool {
+	const tileState = 1<<17 | 1<<18
+	return xcr0()&tileState == tileState && requestTiles()
+})
+
+// xcr0 is what register state the system saves. Only for CPUs with AVX.
+func xcr0() uint32
 
 // dot4x2AVX2 writes Σ_k w_j[k]·x_0[k] for the four rows of weights to out[0:4], and for x_1 to out[4:8]. n is at least 8.
 // Eight partial sums, k mod 8, are added pairwise at the end.
@@ -53,6 +71,51 @@ type tileArgs struct {
 //go:noescape
 func tile4AVX2(a *tileArgs)
 
+// tile8AVX512 is tile4AVX2 for eight tokens, and with the same bits.
+//
+//go:noescape
+func tile8AVX512(a *tileArgs)
+
+// amxArgs are what tilesAMX works on; it changes them.
+type amxArgs struct {
+	dst         *float32 // outputs of the first token
+	dstStride   uintptr
+	x           *int8 // the first token's bytes: for each group its high ones, then its low ones
+	xStride     uintptr
+	xScales     *float32 // of the tokens, and what makes their number a multiple of sixteen
+	xSums       *float32
+	groupStride uintptr
+	codes       *int8 // the panel's
+	scales      *float32
+	mins        *float32 // nil: none
+	groups      int
+	parts       int
+	partCodes   int // bytes of the panel's codes a part
+	rest        int // of a group's 64 bytes of x, those that its parts do not step over
+	add         int
+	tokens      int
+	buffer      *byte // 4 KiB for tiles, aligned to 64
+	config      *[64]byte
+}
+
+// tilesAMX computes all tokens, with the same bits as tile8AVX512.
+//
+//go:noescape
+func tilesAMX(a *amxArgs)
+
+// unpackBytes4 and unpackBytes8 write bytes, for tilesAMX.
+//
+//go:noescape
+func unpackBytes4(dst *int8, src *byte, groups, record int, bias int8)
+
+//go:noescape
+func unpackBytes8(dst *int8, src *byte, groups, record int)
+
+// splitCodes writes codes as bytes, for tilesAMX: for each group the high ones, then the low ones.
+//
+//go:noescape
+func splitCodes(dst *int8, codes *int16, groups int)
+
 // streamArgs are what the streaming kernels work on: tileRows outputs of one token, straight from packed records.
 type streamArgs struct {
 	records *byte
@@ -77,6 +140,12 @@ func stream4AVX2(a *streamArgs)
 
 //go:noescape
 func stream8AVX2(a *streamArgs)
+
+//go:noescape
+func stream4AVX512(a *streamArgs)
+
+//go:noescape
+func stream8AVX512(a *streamArgs)
 
 //go:noescape
 func unpack4AVX2(dst *int16, src *byte, groups, record int, bias int16)

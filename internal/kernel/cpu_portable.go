@@ -34,8 +34,32 @@ type streamArgs struct {
 	bias, parts, half, mins, add int
 }
 
-func stream4AVX2(a *streamArgs) { panic("kernel: no AVX2 in this build") }
-func stream8AVX2(a *streamArgs) { panic("kernel: no AVX2 in this build") }
+type amxArgs struct {
+	dst                            *float32
+	dstStride                      uintptr
+	x                              *int8
+	xStride                        uintptr
+	xScales, xSums                 *float32
+	groupStride                    uintptr
+	codes                          *int8
+	scales, mins                   *float32
+	groups, parts, partCodes, rest int
+	add, tokens                    int
+	buffer                         *byte
+	config                         *[64]byte
+}
+
+func tile8AVX512(a *tileArgs)     { panic("kernel: no AVX-512 in this build") }
+func tilesAMX(a *amxArgs)         { panic("kernel: no AMX in this build") }
+func stream4AVX512(a *streamArgs) { panic("kernel: no AVX-512 in this build") }
+func stream8AVX512(a *streamArgs) { panic("kernel: no AVX-512 in this build") }
+func unpackBytes4(dst *int8, src *byte, groups, record int, bias int8) {
+	panic("kernel: no AMX in this build")
+}
+func unpackBytes8(dst *int8, src *byte, groups, record int) { panic("kernel: no AMX in this build") }
+func splitCodes(dst *int8, codes *int16, groups int)        { panic("kernel: no AMX in this build") }
+func stream4AVX2(a *streamArgs)                             { panic("kernel: no AVX2 in this build") }
+func stream8AVX2(a *streamArgs)                             { panic("kernel: no AVX2 in this build") }
 func unpack4AVX2(dst *int16, src *byte, groups, record int, bias int16) {
 	panic("kernel: no AVX2 in this build")
 }

@@ -4,6 +4,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -12,18 +14,18 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // eachPath runs body once on every path. A path that this CPU or build lacks is skipped, or fails the test where
-// TESSERA_REQUIRE_PATHS is set, so that a machine meant to test all of them says so when it does not.
+// TESSERA_REQUIRE_PATHS names it (avx2,avx512), so that a machine meant to test it says so when it does not.
 func eachPath(t *testing.T, body func(t *testing.T)) {
 	t.Helper()
-	for _, path := range []string{"portable", "avx2"} {
-		t.Run(path, func(t *testing.T) {
-			narrowed, err := narrow(detect(), path)
+	for _, p := range paths {
+		t.Run(p.word, func(t *testing.T) {
+			narrowed, err := narrow(detect(), p.word)
 			switch {
 			case err == nil:
-			case os.Getenv("TESSERA_REQUIRE_PATHS") != "":
-				t.Fatalf("TESSERA_REQUIRE_PATHS is set, but %s cannot run here", path)
+			case slices.Contains(strings.Split(os.Getenv("TESSERA_REQUIRE_PATHS"), ","), p.word):
+				t.Fatalf("TESSERA_REQUIRE_PATHS names %s, which cannot run here", p.word)
 			default:
-				t.Skipf("%s cannot run here", path)
+				t.Skipf("%s cannot run here", p.word)
 			}
 			defer func(all featureSet) { features = all }(features)
 			features = narrowed
@@ -36,11 +38,7 @@ func TestEachPath_NarrowsAndRestores(t *testing.T) {
 	before := features
 	var ran []string
 	eachPath(t, func(t *testing.T) { ran = append(ran, Path()) })
-	want := []string{"portable"}
-	if detect().avx2 {
-		want = append(want, "avx2")
-	}
-	if len(ran) != len(want) || ran[0] != want[0] || ran[len(ran)-1] != want[len(want)-1] {
+	if want := Paths(); !slices.Equal(ran, want) || ran[0] != "portable" {
 		t.Errorf("ran on %v, want %v", ran, want)
 	}
 	if features != before {
@@ -49,7 +47,9 @@ func TestEachPath_NarrowsAndRestores(t *testing.T) {
 }
 
 func TestNarrow_EachWord(t *testing.T) {
-	none, all := featureSet{}, featureSet{avx2: true}
+	none, some := featureSet{}, featureSet{avx2: true}
+	most := featureSet{avx2: true, avx512: true}
+	all := featureSet{avx2: true, avx512: true, amx: true}
 	for _, c := range []struct {
 		word     string
 		have     featureSet
@@ -60,10 +60,14 @@ func TestNarrow_EachWord(t *testing.T) {
 		{"", none, none, ""},
 		{"portable", all, none, ""},
 		{"portable", none, none, ""},
-		{"avx2", all, all, ""},
+		{"avx2", all, some, ""},
 		{"avx2", none, none, "TESSERA_CPU is avx2, which this machine or build does not have; unset it or take portable"},
-		{"AVX2", all, all, `TESSERA_CPU is "AVX2"; known are portable and avx2`},
-		{"sse9", none, none, `TESSERA_CPU is "sse9"; known are portable and avx2`},
+		{"avx512", all, most, ""},
+		{"avx512", some, some, "TESSERA_CPU is avx512, which this machine or build does not have; unset it or take avx2"},
+		{"amx", all, all, ""},
+		{"amx", most, most, "TESSERA_CPU is amx, which this machine or build does not have; unset it or take avx512"},
+		{"AVX2", all, all, `TESSERA_CPU is "AVX2"; known are portable, avx2, avx512, amx`},
+		{"sse9", none, none, `TESSERA_CPU is "sse9"; known are portable, avx2, avx512, amx`},
 	} {
 		got, err := narrow(c.have, c.word)
 		said := ""

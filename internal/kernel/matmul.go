@@ -69,6 +69,9 @@ type scratch struct {
 	last   []float32 // [T × tileRows], the outputs of a last tile with fewer rows
 	tile   tileArgs
 	stream streamArgs
+
+	amx   amxArgs
+	tiles []byte // AMX's sums on their way to the outputs, 4 KiB
 }
 
 // Run computes the products on the pool.
@@ -102,8 +105,11 @@ func (mm *MatMul) reserve(pr *Product) {
 				s.rows = make([]float32, panelRows*pr.W.Cols)
 			}
 			continue
-		case mm.x.rows >= tileTokens:
+		case together(mm.x.rows) > 0:
 			s.panel.reserve(panelGroups(pr.W.Cols / groupLen))
+			if features.amx && s.tiles == nil {
+				s.tiles = Memory(4096)
+			}
 		}
 		if pr.W.Rows%tileRows != 0 && len(s.last) < mm.x.rows*tileRows {
 			s.last = make([]float32, mm.x.rows*tileRows)
@@ -120,7 +126,7 @@ func (mm *MatMul) items(pr *Product) int {
 // itemTiles is how many tiles of weights an item of work is. Weights that only stream by are read in long stretches, which hardware's
 // own prefetching sees through, a few for every worker.
 func (mm *MatMul) itemTiles(pr *Product) int {
-	if mm.x.rows >= tileTokens {
+	if together(mm.x.rows) > 0 {
 		return 1
 	}
 	items := 3 * len(mm.workers)
@@ -158,7 +164,30 @@ func panelGroups(groups int) int {
 
 // tileTokens is how many tokens are computed together from weights that were unpacked for them. What is left over, or all
 // where there are fewer, streams the packed weights instead.
-const tileTokens = 4
+func tileTokens() int {
+	if features.avx512 {
+		return 8
+	}
+	return 4
+}
+
+// amxTokens is how many tokens AMX's tiles hold. Fewer are computed in the time of so many; from amxLeast on that is quicker than
+// to stream.
+const (
+	amxTokens = 16
+	amxLeast  = 4
+)
+
+// together is how many of rows are computed from unpacked weights.
+func together(rows int) int {
+	if features.amx {
+		if rest := rows % amxTokens; rest < amxLeast {
+			return rows - rest
+		}
+		return rows
+	}
+	return rows / tileTokens() * tileTokens()
+}
 
 // tile computes the outputs of one tile of packed weights.
 func (mm *MatMul) tile(s *scratch, pr *Product, tile int) {
@@ -171,11 +200,15 @@ func (mm *MatMul) tile(s *scratch, pr *Product, tile int) {
 			copy(dst[t*stride:][:rows], pr.Dst[t*w.Rows+tile*tileRows:])
 		}
 	}
-	together := x.rows / tileTokens * tileTokens
-	if together > 0 {
-		mm.unpacked(s, w, tile, dst, stride, together)
+	many := together(x.rows)
+	switch {
+	case many == 0:
+	case features.amx:
+		mm.onTiles(s, w, tile, dst, stride, many)
+	default:
+		mm.unpacked(s, w, tile, dst, stride, many)
 	}
-	for t := together; t < x.rows; t++ {
+	for t := many; t < x.rows; t++ {
 		mm.streamed(s, w, tile, dst[t*stride:], t)
 	}
 	if rows < tileRows {
@@ -199,13 +232,53 @@ func (mm *MatMul) unpacked(s *scratch, w *Matrix, tile int, dst []float32, strid
 		if w.packed.mins {
 			s.tile.mins = &s.panel.mins[0]
 		}
-		for t := 0; t < tokens; t += tileTokens {
+		for t := 0; t < tokens; t += tileTokens() {
 			g := t*groups + from
 			s.tile.dst = &dst[t*stride]
 			s.tile.x, s.tile.xScales, s.tile.xSums = &mm.x.codes[g*groupLen], &mm.x.scales[g], &mm.x.sums[g]
-			tile4AVX2(&s.tile)
+			if features.avx512 {
+				tile8AVX512(&s.tile)
+			} else {
+				tile4AVX2(&s.tile)
+			}
 		}
 	}
+}
+
+// onTiles is unpacked on AMX's tiles, for any number of tokens.
+func (mm *MatMul) onTiles(s *scratch, w *Matrix, tile int, dst []float32, stride, tokens int) {
+	p, groups := w.packed, w.Cols/groupLen
+	step := panelGroups(groups)
+	for from := 0; from < groups; from += step {
+		n := min(step, groups-from)
+		p.unpackBytes(&s.panel, tile*groups+from, n)
+		s.amx = amxArgs{
+			dst: &dst[0], dstStride: uintptr(stride) * 4,
+			x: &mm.x.bytes[from*2*groupLen], xStride: uintptr(w.Cols) * 2,
+			xScales: &mm.x.scales[from], xSums: &mm.x.sums[from], groupStride: uintptr(groups) * 4,
+			codes: &s.panel.bytes[0], scales: &s.panel.scales[0], groups: n, parts: p.parts,
+			partCodes: groupLen / p.parts * tileRows, rest: 2*groupLen - 16*p.parts, add: flag(mm.Add || from > 0),
+			tokens: tokens, buffer: &s.tiles[0], config: &tileConfigs[p.parts-1],
+		}
+		if p.mins {
+			s.amx.mins = &s.panel.mins[0]
+		}
+		tilesAMX(&s.amx)
+	}
+}
+
+// tileConfigs are what LDTILECFG takes, for one and for two scales a group: how many rows each tile has, and how many bytes a row.
+var tileConfigs = [2][64]byte{tileConfig(groupLen), tileConfig(groupLen / 2)}
+
+func tileConfig(columns byte) (c [64]byte) {
+	c[0] = 1 // the palette
+	tile := func(i int, rows, bytes byte) { c[16+2*i], c[48+i] = bytes, rows }
+	tile(0, amxTokens, 4*tileRows)
+	tile(1, amxTokens, 4*tileRows)
+	tile(4, amxTokens, columns)
+	tile(5, amxTokens, columns)
+	tile(6, columns/4, 4*tileRows)
+	return c
 }
 
 // streamed computes a tile's outputs for token t: dst [tileRows].
@@ -217,9 +290,14 @@ func (mm *MatMul) streamed(s *scratch, w *Matrix, tile int, dst []float32, t int
 		x: &mm.x.codes[g*groupLen], xScales: &mm.x.scales[g], xSums: &mm.x.sums[g], xTotals: &mm.x.totals[g],
 		bias: p.bias, parts: p.parts, half: flag(p.half), mins: flag(p.mins), add: flag(mm.Add),
 	}
-	if p.bits == 4 {
+	switch {
+	case p.bits == 4 && features.avx512:
+		stream4AVX512(&s.stream)
+	case p.bits == 4:
 		stream4AVX2(&s.stream)
-	} else {
+	case features.avx512:
+		stream8AVX512(&s.stream)
+	default:
 		stream8AVX2(&s.stream)
 	}
 }

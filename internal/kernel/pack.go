@@ -186,15 +186,21 @@ func q6_KGroup(codes *[groupLen]byte, block []byte, g int) (first, second float3
 // mins as float32.
 type panel struct {
 	codes  []int16   // [groups × groupLen/2 × tileRows × 2]
+	bytes  []int8    // instead, for AMX: [groups × groupLen/4 × tileRows × 4], columns in the order of unpackBytes4
 	scales []float32 // [groups × parts × tileRows]
 	mins   []float32 // [groups × tileRows], nil without mins
 }
 
 func (p *panel) reserve(groups int) {
-	if len(p.codes) < groups*groupLen*tileRows {
+	if len(p.mins) >= groups*tileRows {
+		return
+	}
+	p.scales = make([]float32, groups*2*tileRows)
+	p.mins = make([]float32, groups*tileRows)
+	if features.amx {
+		p.bytes = make([]int8, groups*groupLen*tileRows)
+	} else {
 		p.codes = make([]int16, groups*groupLen*tileRows)
-		p.scales = make([]float32, groups*2*tileRows)
-		p.mins = make([]float32, groups*tileRows)
 	}
 }
 
@@ -206,6 +212,21 @@ func (p *packed) unpack(to *panel, from, n int) {
 	} else {
 		unpack8AVX2(&to.codes[0], &data[0], n, p.record)
 	}
+	p.unpackCoefficients(to, data)
+}
+
+// unpackBytes is unpack for AMX's tiles.
+func (p *packed) unpackBytes(to *panel, from, n int) {
+	data := p.data[from*p.record:][:n*p.record]
+	if p.bits == 4 {
+		unpackBytes4(&to.bytes[0], &data[0], n, p.record, int8(p.bias))
+	} else {
+		unpackBytes8(&to.bytes[0], &data[0], n, p.record)
+	}
+	p.unpackCoefficients(to, data)
+}
+
+func (p *packed) unpackCoefficients(to *panel, data []byte) {
 	p.coefficients(to.scales, data, p.codeBytes(), p.parts)
 	if p.mins {
 		p.coefficients(to.mins, data, p.codeBytes()+p.coefficientBytes(), 1)
@@ -235,7 +256,8 @@ type Activations struct {
 	rows   int
 	cols   int
 	coded  bool
-	codes  []int16   // [T × K]
+	codes  []int16   // [T × K]; T rounded up to what the kernels take
+	bytes  []int8    // for AMX: [T × K/groupLen × 2 × groupLen], see splitCodes
 	scales []float32 // [T × K/groupLen]
 	totals []int32   // [T × K/groupLen]: Σ of the group's codes
 	sums   []float32 // [T × K/groupLen]: that, scaled
@@ -255,12 +277,19 @@ func (a *Activations) code(pool *Pool) {
 		return
 	}
 	a.coded = true
-	n, groups := a.rows*a.cols, a.rows*a.cols/groupLen
-	if cap(a.codes) < n {
-		a.codes, a.totals = make([]int16, n), make([]int32, groups)
-		a.scales, a.sums = make([]float32, groups), make([]float32, groups)
+	rows, groups := a.rows, a.cols/groupLen
+	if features.amx { // whose tiles read whole rows of tokens
+		rows = (rows + amxTokens - 1) / amxTokens * amxTokens
 	}
-	a.codes, a.totals, a.scales, a.sums = a.codes[:n], a.totals[:groups], a.scales[:groups], a.sums[:groups]
+	if cap(a.codes) < rows*a.cols || cap(a.totals) < rows*groups {
+		a.codes, a.totals = make([]int16, rows*a.cols), make([]int32, rows*groups)
+		a.scales, a.sums = make([]float32, rows*groups), make([]float32, rows*groups)
+		if features.amx {
+			a.bytes = make([]int8, 2*rows*a.cols)
+		}
+	}
+	a.codes, a.totals = a.codes[:rows*a.cols], a.totals[:rows*groups]
+	a.scales, a.sums = a.scales[:rows*groups], a.sums[:rows*groups]
 	pool.Run((a.rows+codeRows-1)/codeRows, a)
 }
 
@@ -272,4 +301,7 @@ func (a *Activations) Do(_, i int) {
 	from, to := i*codeRows*a.cols, min((i+1)*codeRows, a.rows)*a.cols
 	g := from / groupLen
 	codeAVX2(&a.codes[from], &a.totals[g], &a.scales[g], &a.sums[g], &a.x[from], (to-from)/groupLen)
+	if features.amx {
+		splitCodes(&a.bytes[2*from], &a.codes[from], (to-from)/groupLen)
+	}
 }

@@ -6,30 +6,28 @@ import "golang.org/x/sys/cpu"
 
 // archPeaks lists the vector instructions of this CPU, whatever TESSERA_CPU allows the kernels.
 func archPeaks() []Peak {
-	x, avx2 := &cpu.X86, detect().avx2
-	peaks := []Peak{
-		{Name: "f32 FMA, 256 bits", Unit: "GFLOP/s", loop: peakFMA256, ops: 2 * 8 * 12, Without: lacking(avx2)},
+	x, f := &cpu.X86, detect()
+	return []Peak{
+		{Name: "f32 FMA, 256 bits", Unit: "GFLOP/s", loop: peakFMA256, ops: 2 * 8 * 12, Without: lacking(f.avx2)},
 		// VPMADDWD multiplies sixteen pairs and adds half of the products, VPADDD the other half: two operations a product.
-		{Name: "int16 multiply-add, 256 bits", Unit: "Gop/s", loop: peakMadd256, ops: 2 * 16 * 10, Without: lacking(avx2)},
+		{Name: "int16 multiply-add, 256 bits", Unit: "Gop/s", loop: peakMadd256, ops: 2 * 16 * 10, Without: lacking(f.avx2)},
+		{Name: "f32 FMA, 512 bits", Unit: "GFLOP/s", loop: peakFMA512, ops: 2 * 16 * 12, Without: lacking(f.avx512)},
+		{Name: "int16 dot product, VNNI", Unit: "Gop/s", loop: peakDot16, ops: 2 * 32 * 12, Without: lacking(f.avx512)},
+		{Name: "int8 dot product, VNNI", Unit: "Gop/s", loop: peakDot8, ops: 2 * 64 * 12, Without: lacking(f.avx512)},
+		{Name: "bf16 dot product, AVX-512", Unit: "GFLOP/s", loop: peakDotBF16, ops: 2 * 32 * 12, Without: lacking(f.avx512 && x.HasAVX512BF16)},
+		{Name: "int8 tiles, AMX", Unit: "Gop/s", loop: func(n int) { peakTilesInt8(n, &peakTiles) }, ops: 4 * 2 * 16 * 16 * 64, Without: lacking(f.amx)},
+		{Name: "bf16 tiles, AMX", Unit: "GFLOP/s", loop: func(n int) { peakTilesBF16(n, &peakTiles) }, ops: 4 * 2 * 16 * 16 * 32, Without: lacking(f.amx && x.HasAMXBF16)},
 	}
-	for _, p := range []struct {
-		name, unit string
-		has        bool
-	}{
-		{"f32 FMA, 512 bits", "GFLOP/s", x.HasAVX512F},
-		{"int8 dot product, VNNI", "Gop/s", x.HasAVX512VNNI || x.HasAVXVNNI},
-		{"bf16 dot product, AVX-512", "GFLOP/s", x.HasAVX512BF16},
-		{"int8 tiles, AMX", "Gop/s", x.HasAMXInt8},
-		{"bf16 tiles, AMX", "GFLOP/s", x.HasAMXBF16},
-	} {
-		without := lacking(p.has)
-		if p.has {
-			without = "not measured: no loop for it yet"
-		}
-		peaks = append(peaks, Peak{Name: p.name, Unit: p.unit, Without: without})
-	}
-	return peaks
 }
+
+// peakTiles makes every tile as large as it can be: 16 rows of 64 bytes.
+var peakTiles = func() (c [64]byte) {
+	c[0] = 1
+	for i := range 8 {
+		c[16+2*i], c[48+i] = 64, 16
+	}
+	return c
+}()
 
 func lacking(has bool) string {
 	if has {
@@ -47,6 +45,28 @@ func peakFMA256(n int)
 //
 //go:noescape
 func peakMadd256(n int)
+
+// peakFMA512, peakDot16, peakDot8 and peakDotBF16 do twelve VFMADD231PS, VPDPWSSD, VPDPBUSD or VDPBF16PS of 512 bits a round.
+//
+//go:noescape
+func peakFMA512(n int)
+
+//go:noescape
+func peakDot16(n int)
+
+//go:noescape
+func peakDot8(n int)
+
+//go:noescape
+func peakDotBF16(n int)
+
+// peakTilesInt8 and peakTilesBF16 do four products of tiles a round.
+//
+//go:noescape
+func peakTilesInt8(n int, config *[64]byte)
+
+//go:noescape
+func peakTilesBF16(n int, config *[64]byte)
 
 // readSumAVX2 reads n numbers, a multiple of 32, above 0.
 //

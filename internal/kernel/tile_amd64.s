@@ -1,5 +1,6 @@
 //go:build !purego
 
+#include "go_asm.h"
 #include "textflag.h"
 
 // Packed weights are read from front to back but by several workers in turns, a few KiB each, which hardware's own
@@ -219,21 +220,6 @@ group:
 	VZEROUPPER
 	RET
 
-// The offsets of tileArgs.
-#define ARG_DST 0
-#define ARG_DST_STRIDE 8
-#define ARG_X 16
-#define ARG_X_STRIDE 24
-#define ARG_XSCALES 32
-#define ARG_XSUMS 40
-#define ARG_GROUP_STRIDE 48
-#define ARG_CODES 56
-#define ARG_SCALES 64
-#define ARG_MINS 72
-#define ARG_GROUPS 80
-#define ARG_PARTS 88
-#define ARG_ADD 96
-
 // PAIR takes one pair of columns at byte off of the activations and 16·off of the codes.
 #define PAIR(off) \
 	VMOVDQU (16*off)(DI), Y8 \
@@ -293,17 +279,17 @@ group:
 // func tile4AVX2(a *tileArgs)
 TEXT ·tile4AVX2(SB), NOSPLIT, $256-8
 	MOVQ a+0(FP), BX
-	MOVQ ARG_CODES(BX), DI
-	MOVQ ARG_X(BX), SI
-	MOVQ ARG_X_STRIDE(BX), R8
+	MOVQ tileArgs_codes(BX), DI
+	MOVQ tileArgs_x(BX), SI
+	MOVQ tileArgs_xStride(BX), R8
 	LEAQ (R8)(R8*2), R9
-	MOVQ ARG_XSCALES(BX), R10
-	MOVQ ARG_GROUP_STRIDE(BX), R11
+	MOVQ tileArgs_xScales(BX), R10
+	MOVQ tileArgs_groupStride(BX), R11
 	LEAQ (R11)(R11*2), R15
-	MOVQ ARG_SCALES(BX), R12
-	MOVQ ARG_MINS(BX), R13
-	MOVQ ARG_XSUMS(BX), DX
-	MOVQ ARG_GROUPS(BX), CX
+	MOVQ tileArgs_scales(BX), R12
+	MOVQ tileArgs_mins(BX), R13
+	MOVQ tileArgs_xSums(BX), DX
+	MOVQ tileArgs_groups(BX), CX
 	VXORPS Y0, Y0, Y0
 	VMOVUPS Y0, 0(SP)
 	VMOVUPS Y0, 32(SP)
@@ -313,31 +299,31 @@ TEXT ·tile4AVX2(SB), NOSPLIT, $256-8
 	VMOVUPS Y0, 160(SP)
 	VMOVUPS Y0, 192(SP)
 	VMOVUPS Y0, 224(SP)
-	CMPQ ARG_ADD(BX), $0
+	CMPQ tileArgs_add(BX), $0
 	JEQ  groups4
-	MOVQ ARG_DST(BX), AX
+	MOVQ tileArgs_dst(BX), AX
 	VMOVUPS (AX), Y0
 	VMOVUPS 32(AX), Y1
 	VMOVUPS Y0, 0(SP)
 	VMOVUPS Y1, 32(SP)
-	ADDQ ARG_DST_STRIDE(BX), AX
+	ADDQ tileArgs_dstStride(BX), AX
 	VMOVUPS (AX), Y0
 	VMOVUPS 32(AX), Y1
 	VMOVUPS Y0, 64(SP)
 	VMOVUPS Y1, 96(SP)
-	ADDQ ARG_DST_STRIDE(BX), AX
+	ADDQ tileArgs_dstStride(BX), AX
 	VMOVUPS (AX), Y0
 	VMOVUPS 32(AX), Y1
 	VMOVUPS Y0, 128(SP)
 	VMOVUPS Y1, 160(SP)
-	ADDQ ARG_DST_STRIDE(BX), AX
+	ADDQ tileArgs_dstStride(BX), AX
 	VMOVUPS (AX), Y0
 	VMOVUPS 32(AX), Y1
 	VMOVUPS Y0, 192(SP)
 	VMOVUPS Y1, 224(SP)
 
 groups4:
-	MOVQ ARG_PARTS(BX), AX
+	MOVQ tileArgs_parts(BX), AX
 
 part4:
 	VPXOR Y0, Y0, Y0
@@ -358,7 +344,7 @@ part4:
 	PAIR(28)
 	ADDQ $32, SI
 	ADDQ $512, DI
-	CMPQ ARG_PARTS(BX), $1
+	CMPQ tileArgs_parts(BX), $1
 	JNE  fold4
 	PAIR(0)
 	PAIR(4)
@@ -398,22 +384,22 @@ next4:
 	DECQ CX
 	JNZ  groups4
 
-	MOVQ ARG_DST(BX), AX
+	MOVQ tileArgs_dst(BX), AX
 	VMOVUPS 0(SP), Y0
 	VMOVUPS 32(SP), Y1
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
-	ADDQ ARG_DST_STRIDE(BX), AX
+	ADDQ tileArgs_dstStride(BX), AX
 	VMOVUPS 64(SP), Y0
 	VMOVUPS 96(SP), Y1
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
-	ADDQ ARG_DST_STRIDE(BX), AX
+	ADDQ tileArgs_dstStride(BX), AX
 	VMOVUPS 128(SP), Y0
 	VMOVUPS 160(SP), Y1
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
-	ADDQ ARG_DST_STRIDE(BX), AX
+	ADDQ tileArgs_dstStride(BX), AX
 	VMOVUPS 192(SP), Y0
 	VMOVUPS 224(SP), Y1
 	VMOVUPS Y0, (AX)
@@ -421,35 +407,20 @@ next4:
 	VZEROUPPER
 	RET
 
-// The offsets of streamArgs.
-#define ARG_RECORDS 0
-#define ARG_RECORD 8
-#define STREAM_GROUPS 16
-#define STREAM_DST 24
-#define STREAM_X 32
-#define STREAM_XSCALES 40
-#define STREAM_XSUMS 48
-#define STREAM_XTOTALS 56
-#define STREAM_BIAS 64
-#define STREAM_PARTS 72
-#define STREAM_HALF 80
-#define STREAM_MINS 88
-#define STREAM_ADD 96
-
 // STREAM_BEGIN loads the arguments; Y4 and Y5 become the outputs so far.
 #define STREAM_BEGIN \
 	MOVQ a+0(FP), BX \
-	MOVQ ARG_RECORDS(BX), SI \
-	MOVQ ARG_RECORD(BX), R8 \
-	MOVQ STREAM_GROUPS(BX), CX \
-	MOVQ STREAM_DST(BX), R9 \
-	MOVQ STREAM_X(BX), DX \
-	MOVQ STREAM_XSCALES(BX), R10 \
-	MOVQ STREAM_XSUMS(BX), R11 \
-	MOVQ STREAM_XTOTALS(BX), R12 \
+	MOVQ streamArgs_records(BX), SI \
+	MOVQ streamArgs_record(BX), R8 \
+	MOVQ streamArgs_groups(BX), CX \
+	MOVQ streamArgs_dst(BX), R9 \
+	MOVQ streamArgs_x(BX), DX \
+	MOVQ streamArgs_xScales(BX), R10 \
+	MOVQ streamArgs_xSums(BX), R11 \
+	MOVQ streamArgs_xTotals(BX), R12 \
 	VXORPS Y4, Y4, Y4 \
 	VXORPS Y5, Y5, Y5 \
-	CMPQ STREAM_ADD(BX), $0 \
+	CMPQ streamArgs_add(BX), $0 \
 	JEQ  3(PC) \
 	VMOVUPS (R9), Y4 \
 	VMOVUPS 32(R9), Y5
@@ -507,7 +478,7 @@ TEXT ·stream4AVX2(SB), NOSPLIT, $0-8
 	STREAM_BEGIN
 	VPCMPEQW Y6, Y6, Y6
 	VPSRLW $12, Y6, Y6 // 15 in each half
-	VPBROADCASTD STREAM_BIAS(BX), Y7
+	VPBROADCASTD streamArgs_bias(BX), Y7
 
 streamGroup4:
 	// The bias times the sum of the token's codes, at once.
@@ -521,12 +492,12 @@ streamGroup4:
 	STREAM_CHUNK4(64, 16)
 	STREAM_CHUNK4(128, 32)
 	STREAM_CHUNK4(192, 48)
-	CMPQ STREAM_HALF(BX), $0
+	CMPQ streamArgs_half(BX), $0
 	JEQ  streamFloats4
 	VCVTPH2PS 256(SI), Y8
 	VCVTPH2PS 272(SI), Y9
 	STREAM_FOLD
-	CMPQ STREAM_MINS(BX), $0
+	CMPQ streamArgs_mins(BX), $0
 	JEQ  streamNext4
 	VCVTPH2PS 288(SI), Y8
 	VCVTPH2PS 304(SI), Y9
@@ -536,7 +507,7 @@ streamFloats4:
 	VMOVUPS 256(SI), Y8
 	VMOVUPS 288(SI), Y9
 	STREAM_FOLD
-	CMPQ STREAM_MINS(BX), $0
+	CMPQ streamArgs_mins(BX), $0
 	JEQ  streamNext4
 	VMOVUPS 320(SI), Y8
 	VMOVUPS 352(SI), Y9
@@ -567,7 +538,7 @@ TEXT ·stream8AVX2(SB), NOSPLIT, $0-8
 streamGroup8:
 	MOVQ SI, DI
 	LEAQ 512(SI), R13 // scales
-	MOVQ STREAM_PARTS(BX), AX
+	MOVQ streamArgs_parts(BX), AX
 
 streamPart8:
 	VPXOR Y0, Y0, Y0
@@ -597,7 +568,7 @@ streamHalf8: // half a group; twice where the group has one scale
 	JNE  streamHalf8
 
 streamScales8:
-	CMPQ STREAM_HALF(BX), $0
+	CMPQ streamArgs_half(BX), $0
 	JEQ  streamFloats8
 	VCVTPH2PS (R13), Y8
 	VCVTPH2PS 16(R13), Y9
