@@ -33,6 +33,8 @@ func Scores(dst, q, keys []float32, n, d int) {
 	switch {
 	case !tiled(d) || rows == 0:
 		dotRows(dst, q, keys[:n*d], d)
+	case n > KeyTile-8 && features.avx512:
+		scoresAVX512(&dst[0], &q[0], &keys[0], rows, d)
 	case n > KeyTile-8:
 		scoresAVX2(&dst[0], &q[0], &keys[0], rows, d)
 	default: // the end of a block: passages are short, so there are many
@@ -67,6 +69,10 @@ func Rotate(dst, src, turns []float32, scale float32) {
 func Fold(state, scores, v []float32, n int) {
 	d := len(state) - 2
 	scores, v = scores[:KeyTile], v[:n*d]
+	if features.avx512 && d%16 == 0 && n > 0 {
+		foldAVX512(&state[0], &scores[0], &v[0], n, d)
+		return
+	}
 	if tiled(d) && n > 0 {
 		foldAVX2(&state[0], &scores[0], &v[0], n, d)
 		return

@@ -38,6 +38,11 @@ func dot4x2AVX2(w0, w1, w2, w3, x0, x1 *float32, n int, out *[2 * panelRows]floa
 //go:noescape
 func f16ToF32AVX2(dst *float32, src *uint16, n int)
 
+// foldAVX512 is foldAVX2 for d a multiple of 16.
+//
+//go:noescape
+func foldAVX512(state, scores, v *float32, n, d int)
+
 // foldAVX2 is Fold of n scores, 1 to KeyTile, and d values a row, a multiple of 8. It reads all KeyTile scores.
 //
 //go:noescape
@@ -170,6 +175,9 @@ func transposeAVX2(dst, src *float32, n, d int)
 //
 //go:noescape
 func scoresAVX2(dst, q, keys *float32, rows, d int)
+
+//go:noescape
+func scoresAVX512(dst, q, keys *float32, rows, d int)
 
 // narrowScoresAVX2 is scoresAVX2 for the eight keys that keys points at, and dst likewise.
 //

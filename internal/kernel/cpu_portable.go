@@ -69,6 +69,8 @@ func codeAVX2(codes *int16, totals *int32, scales, sums, x *float32, groups int)
 }
 func swiGLUAVX2(gate, up *float32, n int)                    { panic("kernel: no AVX2 in this build") }
 func transposeAVX2(dst, src *float32, n, d int)              { panic("kernel: no AVX2 in this build") }
+func scoresAVX512(dst, q, keys *float32, rows, d int)        { panic("kernel: no AVX-512 in this build") }
+func foldAVX512(state, scores, v *float32, n, d int)         { panic("kernel: no AVX-512 in this build") }
 func scoresAVX2(dst, q, keys *float32, rows, d int)          { panic("kernel: no AVX2 in this build") }
 func f32ToF16AVX2(dst *uint16, src *float32, n int)          { panic("kernel: no AVX2 in this build") }
 func halvesAVX2(dst *float32, src *byte, groups, record int) { panic("kernel: no AVX2 in this build") }

@@ -1,0 +1,342 @@
+//go:build !purego
+
+#include "textflag.h"
+
+// Attention's inner loops on AVX-512, the twins of attend_amd64.s and exp_amd64.s.
+
+// func scoresAVX512(dst, q, keys *float32, rows, d int)
+//
+// Two vectors hold a value of all KeyTile keys. Six rows at a time, or three: a group of query heads when one token asks.
+TEXT ·scoresAVX512(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), DI
+	MOVQ q+8(FP), SI
+	MOVQ keys+16(FP), DX
+	MOVQ rows+24(FP), CX
+	MOVQ d+32(FP), R8
+	MOVQ R8, R12
+	SHLQ $2, R12 // bytes a row
+
+six:
+	CMPQ CX, $6
+	JLT  three
+	LEAQ (SI)(R12*1), R9
+	LEAQ (SI)(R12*2), R10
+	LEAQ (R9)(R12*2), R11
+	LEAQ (R10)(R12*2), R13
+	LEAQ (R11)(R12*2), R14
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	MOVQ DX, BX
+	XORQ AX, AX
+
+value6:
+	VMOVUPS (BX), Z30
+	VMOVUPS 64(BX), Z31
+	VBROADCASTSS (SI)(AX*4), Z20
+	VFMADD231PS Z30, Z20, Z0
+	VFMADD231PS Z31, Z20, Z1
+	VBROADCASTSS (R9)(AX*4), Z21
+	VFMADD231PS Z30, Z21, Z2
+	VFMADD231PS Z31, Z21, Z3
+	VBROADCASTSS (R10)(AX*4), Z22
+	VFMADD231PS Z30, Z22, Z4
+	VFMADD231PS Z31, Z22, Z5
+	VBROADCASTSS (R11)(AX*4), Z23
+	VFMADD231PS Z30, Z23, Z6
+	VFMADD231PS Z31, Z23, Z7
+	VBROADCASTSS (R13)(AX*4), Z24
+	VFMADD231PS Z30, Z24, Z8
+	VFMADD231PS Z31, Z24, Z9
+	VBROADCASTSS (R14)(AX*4), Z25
+	VFMADD231PS Z30, Z25, Z10
+	VFMADD231PS Z31, Z25, Z11
+	ADDQ $128, BX
+	INCQ AX
+	CMPQ AX, R8
+	JLT  value6
+	VMOVUPS Z0, 0(DI)
+	VMOVUPS Z1, 64(DI)
+	VMOVUPS Z2, 128(DI)
+	VMOVUPS Z3, 192(DI)
+	VMOVUPS Z4, 256(DI)
+	VMOVUPS Z5, 320(DI)
+	VMOVUPS Z6, 384(DI)
+	VMOVUPS Z7, 448(DI)
+	VMOVUPS Z8, 512(DI)
+	VMOVUPS Z9, 576(DI)
+	VMOVUPS Z10, 640(DI)
+	VMOVUPS Z11, 704(DI)
+	ADDQ $768, DI
+	LEAQ (R14)(R12*1), SI
+	SUBQ $6, CX
+	JMP  six
+
+three:
+	CMPQ CX, $3
+	JLT  one
+	LEAQ (SI)(R12*1), R9
+	LEAQ (SI)(R12*2), R10
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	MOVQ DX, BX
+	XORQ AX, AX
+
+value3:
+	VMOVUPS (BX), Z30
+	VMOVUPS 64(BX), Z31
+	VBROADCASTSS (SI)(AX*4), Z20
+	VFMADD231PS Z30, Z20, Z0
+	VFMADD231PS Z31, Z20, Z1
+	VBROADCASTSS (R9)(AX*4), Z21
+	VFMADD231PS Z30, Z21, Z2
+	VFMADD231PS Z31, Z21, Z3
+	VBROADCASTSS (R10)(AX*4), Z22
+	VFMADD231PS Z30, Z22, Z4
+	VFMADD231PS Z31, Z22, Z5
+	ADDQ $128, BX
+	INCQ AX
+	CMPQ AX, R8
+	JLT  value3
+	VMOVUPS Z0, 0(DI)
+	VMOVUPS Z1, 64(DI)
+	VMOVUPS Z2, 128(DI)
+	VMOVUPS Z3, 192(DI)
+	VMOVUPS Z4, 256(DI)
+	VMOVUPS Z5, 320(DI)
+	ADDQ $384, DI
+	LEAQ (R10)(R12*1), SI
+	SUBQ $3, CX
+	JMP  three
+
+one:
+	TESTQ CX, CX
+	JZ   done
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	MOVQ DX, BX
+	XORQ AX, AX
+
+value1:
+	VMOVUPS (BX), Z30
+	VMOVUPS 64(BX), Z31
+	VBROADCASTSS (SI)(AX*4), Z20
+	VFMADD231PS Z30, Z20, Z0
+	VFMADD231PS Z31, Z20, Z1
+	ADDQ $128, BX
+	INCQ AX
+	CMPQ AX, R8
+	JLT  value1
+	VMOVUPS Z0, 0(DI)
+	VMOVUPS Z1, 64(DI)
+	ADDQ $128, DI
+	LEAQ (SI)(R12*1), SI
+	SUBQ $1, CX
+	JMP  one
+
+done:
+	VZEROUPPER
+	RET
+
+#define CONST(name, value) \
+	DATA name<>+0x00(SB)/4, $value \
+	GLOBL name<>(SB), RODATA|NOPTR, $4
+
+CONST(bottom, 0xc2aeac4f) // -87.33654
+CONST(top, 0x42b17217)    // 88.72283
+CONST(log2e, 0x3fb8aa3b)
+CONST(ln2Hi, 0x3f318000)
+CONST(ln2Lo, 0xb95e8083)
+CONST(c7, 0x39500d01) // 1/5040
+CONST(c6, 0x3ab60b61) // 1/720
+CONST(c5, 0x3c088889) // 1/120
+CONST(c4, 0x3d2aaaab) // 1/24
+CONST(c3, 0x3e2aaaab) // 1/6
+CONST(c2, 0x3f000000) // 1/2
+CONST(one, 0x3f800000)
+CONST(minusInf, 0xff800000)
+
+// EXP512 makes x e^x, as Exp does. It uses Z20 to Z22 and K4. NaN stays NaN: where one operand is NaN, VMAXPS and VMINPS give the one
+// written first here.
+#define EXP512(x) \
+	VCMPPS.BCST $5, bottom<>(SB), x, K4 \
+	VBROADCASTSS bottom<>(SB), Z20 \
+	VMAXPS x, Z20, x \
+	VBROADCASTSS top<>(SB), Z20 \
+	VMINPS x, Z20, x \
+	VMULPS.BCST log2e<>(SB), x, Z20 \
+	VRNDSCALEPS $0, Z20, Z20 \
+	VFNMADD231PS.BCST ln2Hi<>(SB), Z20, x \
+	VFNMADD231PS.BCST ln2Lo<>(SB), Z20, x \
+	VBROADCASTSS c7<>(SB), Z21 \
+	VFMADD213PS.BCST c6<>(SB), x, Z21 \
+	VFMADD213PS.BCST c5<>(SB), x, Z21 \
+	VFMADD213PS.BCST c4<>(SB), x, Z21 \
+	VFMADD213PS.BCST c3<>(SB), x, Z21 \
+	VFMADD213PS.BCST c2<>(SB), x, Z21 \
+	VMULPS x, x, Z22 \
+	VFMADD213PS x, Z22, Z21 \
+	VADDPS.BCST one<>(SB), Z21, Z21 \
+	VCVTPS2DQ Z20, Z20 \
+	VPSLLD $23, Z20, Z20 \
+	VPADDD.Z Z20, Z21, K4, x
+
+// HORIZONTAL makes the lowest value of X1 what op makes of all of Z1. It uses X0.
+#define HORIZONTAL(op) \
+	VEXTRACTF64X4 $1, Z1, Y0 \
+	op Y0, Y1, Y1 \
+	VEXTRACTF128 $1, Y1, X0 \
+	op X0, X1, X1 \
+	VPERMILPS $0x4e, X1, X0 \
+	op X0, X1, X1 \
+	VPERMILPS $0xb1, X1, X0 \
+	op X0, X1, X1
+
+// FOLD64 takes a row of 64 values at BX, with the weight at byte off of SI and AX, into four sums.
+#define FOLD64(off, a, b, c, d) \
+	VBROADCASTSS off(SI)(AX*4), Z8 \
+	VFMADD231PS (BX), Z8, a \
+	VFMADD231PS 64(BX), Z8, b \
+	VFMADD231PS 128(BX), Z8, c \
+	VFMADD231PS 192(BX), Z8, d \
+	ADDQ R9, BX
+
+// func foldAVX512(state, scores, v *float32, n, d int)
+//
+// As foldAVX2. Weighted values are summed over the even and the odd rows by themselves.
+TEXT ·foldAVX512(SB), NOSPLIT, $0-40
+	MOVQ state+0(FP), DI
+	MOVQ scores+8(FP), SI
+	MOVQ v+16(FP), DX
+	MOVQ n+24(FP), CX
+	MOVQ d+32(FP), R8
+
+	// K1 and K2: which of the two vectors of scores count.
+	MOVQ $1, AX
+	SHLQ CX, AX
+	DECQ AX
+	KMOVW AX, K1
+	SHRQ $16, AX
+	KMOVW AX, K2
+
+	// X5: the new maximum.
+	VBROADCASTSS minusInf<>(SB), Z2
+	VMOVAPS Z2, Z3
+	VMOVUPS (SI), K1, Z2
+	VMOVUPS 64(SI), K2, Z3
+	VMAXPS Z3, Z2, Z1
+	HORIZONTAL(VMAXPS)
+	VMOVSS (DI), X4 // the old one
+	VMAXSS X1, X4, X5
+	VMOVSS X5, (DI)
+	VBROADCASTSS X5, Z5
+
+	// Z9: by how much all so far shrinks; 1 where the maximum stays.
+	VBROADCASTSS one<>(SB), Z9
+	VUCOMISS X4, X5
+	JE   weigh // or no number: then the sum is none either
+	VBROADCASTSS X4, Z0
+	VSUBPS Z5, Z0, Z9
+	EXP512(Z9)
+
+weigh:
+	VSUBPS Z5, Z2, Z2
+	EXP512(Z2)
+	VMOVAPS.Z Z2, K1, Z1
+	VMOVUPS Z1, (SI)
+	CMPQ CX, $16
+	JLE  summed
+	VSUBPS Z5, Z3, Z3
+	EXP512(Z3)
+	VMOVAPS.Z Z3, K2, Z3
+	VMOVUPS Z3, 64(SI)
+	VADDPS Z3, Z1, Z1
+
+summed:
+	HORIZONTAL(VADDPS)
+	VMULSS 4(DI), X9, X0
+	VADDSS X1, X0, X0
+	VMOVSS X0, 4(DI)
+
+	ADDQ $8, DI
+	MOVQ R8, R9
+	SHLQ $2, R9 // bytes a row of values
+
+fold64: // 64 values a round
+	CMPQ R8, $64
+	JLT  fold16
+	VMULPS (DI), Z9, Z10
+	VMULPS 64(DI), Z9, Z11
+	VMULPS 128(DI), Z9, Z12
+	VMULPS 192(DI), Z9, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	MOVQ DX, BX
+	XORQ AX, AX
+	LEAQ -1(CX), R10
+
+pair64:
+	CMPQ AX, R10
+	JGE  last64
+	FOLD64(0, Z10, Z11, Z12, Z13)
+	FOLD64(4, Z14, Z15, Z16, Z17)
+	ADDQ $2, AX
+	JMP  pair64
+
+last64:
+	CMPQ AX, CX
+	JGE  store64
+	FOLD64(0, Z10, Z11, Z12, Z13)
+
+store64:
+	VADDPS Z14, Z10, Z10
+	VADDPS Z15, Z11, Z11
+	VADDPS Z16, Z12, Z12
+	VADDPS Z17, Z13, Z13
+	VMOVUPS Z10, (DI)
+	VMOVUPS Z11, 64(DI)
+	VMOVUPS Z12, 128(DI)
+	VMOVUPS Z13, 192(DI)
+	ADDQ $256, DI
+	ADDQ $256, DX
+	SUBQ $64, R8
+	JMP  fold64
+
+fold16: // 16 values a round
+	TESTQ R8, R8
+	JZ   folded
+	VMULPS (DI), Z9, Z10
+	MOVQ DX, BX
+	XORQ AX, AX
+
+row16:
+	VBROADCASTSS (SI)(AX*4), Z8
+	VFMADD231PS (BX), Z8, Z10
+	ADDQ R9, BX
+	INCQ AX
+	CMPQ AX, CX
+	JLT  row16
+	VMOVUPS Z10, (DI)
+	ADDQ $64, DI
+	ADDQ $64, DX
+	SUBQ $16, R8
+	JMP  fold16
+
+folded:
+	VZEROUPPER
+	RET
