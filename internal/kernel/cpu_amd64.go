@@ -193,3 +193,22 @@ func rotateAVX2(dst, src, turns *float32, n int, scale float32)
 //
 //go:noescape
 func f32ToF16AVX2(dst *uint16, src *float32, n int)
+
+// gemmArgs are what the micro kernel of Gemm works on: tiles below each other of one strip, over depth values of k. Strides are in bytes.
+type gemmArgs struct {
+	dst            *float32
+	dstStride      uintptr
+	a              *float32
+	tile, row, col uintptr // of a: from a tile to the next, a row, a value of k
+	b              *float32
+	depth, tiles   int
+	add            int // 1: add to what dst holds, 0: overwrite it
+}
+
+//go:noescape
+func gemm6x16AVX2(a *gemmArgs)
+
+// packTransposedAVX2 writes k values, a multiple of 8, above 0, each of gemmCols columns, stride values apart, as a strip of a Packed.
+//
+//go:noescape
+func packTransposedAVX2(dst, src *float32, k, stride int)

@@ -79,3 +79,16 @@ func rotateAVX2(dst, src, turns *float32, n int, scale float32) {
 	panic("kernel: no AVX2 in this build")
 }
 func foldAVX2(state, scores, v *float32, n, d int) { panic("kernel: no AVX2 in this build") }
+
+type gemmArgs struct {
+	dst            *float32
+	dstStride      uintptr
+	a              *float32
+	tile, row, col uintptr
+	b              *float32
+	depth, tiles   int
+	add            int
+}
+
+func gemm6x16AVX2(a *gemmArgs)                            { panic("kernel: no AVX2 in this build") }
+func packTransposedAVX2(dst, src *float32, k, stride int) { panic("kernel: no AVX2 in this build") }
