@@ -81,7 +81,7 @@ func tile4AVX2(a *tileArgs)
 //go:noescape
 func tile8AVX512(a *tileArgs)
 
-// amxArgs are what tilesAMX works on; it changes them.
+// amxArgs are what tilesAMX works on.
 type amxArgs struct {
 	dst         *float32 // outputs of the first token
 	dstStride   uintptr
@@ -212,3 +212,17 @@ func gemm6x16AVX2(a *gemmArgs)
 //
 //go:noescape
 func packTransposedAVX2(dst, src *float32, k, stride int)
+
+// The four that follow work on n values, a multiple of 8, above 0.
+//
+//go:noescape
+func exponentialsAVX2(x *float32, n int, scale, shift float32) float32
+
+//go:noescape
+func maxAVX2(x *float32, n int) float32
+
+//go:noescape
+func softmaxGradientAVX2(dp, p *float32, n int, mean, scale float32)
+
+//go:noescape
+func swiGLUGradientAVX2(gate, up, dh *float32, n int)

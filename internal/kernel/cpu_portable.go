@@ -92,3 +92,12 @@ type gemmArgs struct {
 
 func gemm6x16AVX2(a *gemmArgs)                            { panic("kernel: no AVX2 in this build") }
 func packTransposedAVX2(dst, src *float32, k, stride int) { panic("kernel: no AVX2 in this build") }
+
+func exponentialsAVX2(x *float32, n int, scale, shift float32) float32 {
+	panic("kernel: no AVX2 in this build")
+}
+func maxAVX2(x *float32, n int) float32 { panic("kernel: no AVX2 in this build") }
+func softmaxGradientAVX2(dp, p *float32, n int, mean, scale float32) {
+	panic("kernel: no AVX2 in this build")
+}
+func swiGLUGradientAVX2(gate, up, dh *float32, n int) { panic("kernel: no AVX2 in this build") }

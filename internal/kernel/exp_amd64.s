@@ -236,3 +236,63 @@ glu:
 	JG   glu
 	VZEROUPPER
 	RET
+
+// func exponentialsAVX2(x *float32, n int, scale, shift float32) float32
+TEXT ·exponentialsAVX2(SB), NOSPLIT, $0-28
+	MOVQ x+0(FP), DI
+	MOVQ n+8(FP), CX
+	VBROADCASTSS scale+16(FP), Y7
+	VBROADCASTSS shift+20(FP), Y8
+	VXORPS Y6, Y6, Y6
+
+exponential:
+	VMULPS (DI), Y7, Y0
+	VSUBPS Y8, Y0, Y0
+	EXP
+	VMOVUPS Y0, (DI)
+	VADDPS Y0, Y6, Y6
+	ADDQ $32, DI
+	SUBQ $8, CX
+	JG   exponential
+	VEXTRACTF128 $1, Y6, X0
+	VADDPS X0, X6, X6
+	VHADDPS X6, X6, X6
+	VHADDPS X6, X6, X6
+	VMOVSS X6, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func swiGLUGradientAVX2(gate, up, dh *float32, n int)
+TEXT ·swiGLUGradientAVX2(SB), NOSPLIT, $0-32
+	MOVQ gate+0(FP), DI
+	MOVQ up+8(FP), SI
+	MOVQ dh+16(FP), DX
+	MOVQ n+24(FP), CX
+
+gradient:
+	VMOVUPS (DI), Y5
+	VXORPS Y0, Y0, Y0
+	VSUBPS Y5, Y0, Y0
+	EXP
+	VMOVUPS one<>(SB), Y1
+	VADDPS Y1, Y0, Y0
+	VDIVPS Y0, Y1, Y6 // sigmoid
+	VMULPS Y6, Y5, Y7 // silu
+	VMOVUPS (SI), Y8
+	VMOVUPS (DX), Y9
+	VMULPS Y8, Y7, Y2
+	VMOVUPS Y2, (DX)
+	VMULPS Y7, Y9, Y2
+	VMOVUPS Y2, (SI)
+	VSUBPS Y6, Y1, Y1
+	VFMADD231PS Y1, Y7, Y6
+	VMULPS Y8, Y9, Y9
+	VMULPS Y6, Y9, Y9
+	VMOVUPS Y9, (DI)
+	ADDQ $32, DI
+	ADDQ $32, SI
+	ADDQ $32, DX
+	SUBQ $8, CX
+	JG   gradient
+	VZEROUPPER
+	RET
