@@ -30,7 +30,7 @@ func TestMatMul_Packed_AgreesWithFloat64OfTheCodes(t *testing.T) {
 					continue
 				}
 				for _, m := range []int{1, 15, 16, 17, 48, 53} {
-					for _, rows := range []int{1, 3, 4, 9} {
+					for _, rows := range []int{1, 3, 4, 9, 16, 21} {
 						w := randomMatrix(rng, typ, m, k)
 						weights := dequantized(&w)
 						w.Pack(pool, Memory(w.PackedBytes()))
@@ -46,7 +46,7 @@ func TestMatMul_Packed_AgreesWithFloat64OfTheCodes(t *testing.T) {
 						dst := make([]float32, rows*m)
 						mm.Run(pool, &a, Product{dst, &w})
 						coded := make([]float32, len(x))
-						for i, c := range a.codes {
+						for i, c := range a.codes[:len(x)] {
 							scale := a.scales[i/groupLen]
 							coded[i] = float32(c) * scale
 							if math.Abs(float64(coded[i]-x[i])) > float64(scale)*0.505 {
@@ -66,6 +66,31 @@ func TestMatMul_Packed_AgreesWithFloat64OfTheCodes(t *testing.T) {
 						}
 					}
 				}
+			}
+		}
+	})
+}
+
+// All paths that take integer codes make the same sums in the same order, whatever their vectors' width.
+func TestMatMul_IntegerPaths_SameBits(t *testing.T) {
+	const m, k, rows = 53, 1792, 37
+	first := map[Type][]float32{}
+	eachPath(t, func(t *testing.T) {
+		if !features.avx2 {
+			t.Skip("this path does not take codes")
+		}
+		pool := NewPool(2)
+		defer pool.Close()
+		rng := rand.New(rand.NewPCG(6, 0))
+		for _, typ := range []Type{Q4_0, Q4_1, Q8_0, Q4_K, Q6_K} {
+			w, x, got := randomMatrix(rng, typ, m, k), random(rng, rows*k), make([]float32, rows*m)
+			w.Pack(pool, Memory(w.PackedBytes()))
+			multiply(new(MatMul), pool, got, x, rows, &w)
+			if first[typ] == nil {
+				first[typ] = got
+			}
+			if i, ok := sameBits(got, first[typ]); !ok {
+				t.Errorf("%v: token %d, output %d = %v, on the first such path %v", typ, i/m, i%m, got[i], first[typ][i])
 			}
 		}
 	})

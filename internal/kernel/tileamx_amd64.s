@@ -66,13 +66,25 @@ TEXT ·xcr0(SB), NOSPLIT, $0-4
 	ADDQ R10, R15
 
 // func tilesAMX(a *amxArgs)
-TEXT ·tilesAMX(SB), NOSPLIT, $0-8
+//
+// The frame holds what moves from block to block: at 0 the outputs, at 8 the tokens' bytes, at 16 their scales, at 24 their sums, at 32 how
+// many tokens are left. (In a they would point past their arrays in the end, which the garbage collector takes for an error.)
+TEXT ·tilesAMX(SB), NOSPLIT, $40-8
 	MOVQ a+0(FP), BX
+	MOVQ amxArgs_dst(BX), AX
+	MOVQ AX, 0(SP)
+	MOVQ amxArgs_x(BX), AX
+	MOVQ AX, 8(SP)
+	MOVQ amxArgs_xScales(BX), AX
+	MOVQ AX, 16(SP)
+	MOVQ amxArgs_xSums(BX), AX
+	MOVQ AX, 24(SP)
+	MOVQ amxArgs_tokens(BX), AX
+	MOVQ AX, 32(SP)
 	MOVQ amxArgs_config(BX), AX
 	LDTILECFG_AX
 
 block: // of sixteen tokens; rows past the last one are computed and not stored
-	MOVQ a+0(FP), BX
 	VPXORD Z16, Z16, Z16
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
@@ -89,9 +101,9 @@ block: // of sixteen tokens; rows past the last one are computed and not stored
 	VPXORD Z29, Z29, Z29
 	VPXORD Z30, Z30, Z30
 	VPXORD Z31, Z31, Z31
-	MOVQ amxArgs_tokens(BX), R14
+	MOVQ 32(SP), R14
 	MOVQ amxArgs_dstStride(BX), R13
-	MOVQ amxArgs_dst(BX), R15
+	MOVQ 0(SP), R15
 	CMPQ amxArgs_add(BX), $0
 	JEQ  groups
 	TILE_LOAD(0, Z16)
@@ -115,10 +127,10 @@ groups:
 	MOVQ $64, AX
 	MOVQ amxArgs_buffer(BX), CX
 	MOVQ amxArgs_codes(BX), DI
-	MOVQ amxArgs_x(BX), SI
+	MOVQ 8(SP), SI
 	MOVQ amxArgs_xStride(BX), DX
-	MOVQ amxArgs_xScales(BX), R8
-	MOVQ amxArgs_xSums(BX), R9
+	MOVQ 16(SP), R8
+	MOVQ 24(SP), R9
 	MOVQ amxArgs_groupStride(BX), R10
 	MOVQ amxArgs_scales(BX), R11
 	MOVQ amxArgs_mins(BX), R12
@@ -190,9 +202,9 @@ next:
 	DECQ R13
 	JNZ  group
 
-	MOVQ amxArgs_tokens(BX), R14
+	MOVQ 32(SP), R14
 	MOVQ amxArgs_dstStride(BX), R13
-	MOVQ amxArgs_dst(BX), R15
+	MOVQ 0(SP), R15
 	TILE_STORE(0, Z16)
 	TILE_STORE(1, Z17)
 	TILE_STORE(2, Z18)
@@ -209,14 +221,13 @@ next:
 	TILE_STORE(13, Z29)
 	TILE_STORE(14, Z30)
 	TILE_STORE(15, Z31)
-	MOVQ R15, amxArgs_dst(BX)
+	MOVQ R15, 0(SP)
 	SHLQ $4, DX
-	ADDQ DX, amxArgs_x(BX)
+	ADDQ DX, 8(SP)
 	SHLQ $4, R10
-	ADDQ R10, amxArgs_xScales(BX)
-	ADDQ R10, amxArgs_xSums(BX)
-	SUBQ $16, R14
-	MOVQ R14, amxArgs_tokens(BX)
+	ADDQ R10, 16(SP)
+	ADDQ R10, 24(SP)
+	SUBQ $16, 32(SP)
 	JNZ  block
 
 stored:
