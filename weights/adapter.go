@@ -1,0 +1,197 @@
+package weights
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"github.com/tessera-llm/tessera/internal/kernel"
+)
+
+// An Adapter is low-rank changes to matrices of a model (LoRA, arXiv 2106.09685). OpenAdapter checks that they fit the base:
+//  1. Each changes another matrix, and they stand in the order of the base's tensors.
+//  2. In, Out and Rank are above 0, A and B have as many values as they say, and all are finite.
+type Adapter struct {
+	Architecture string // of the model, as general.architecture has it
+	Alpha        float32
+	Changes      []Change
+}
+
+// A Change makes W of a tensor W + Alpha/Rank · B·A.
+type Change struct {
+	Tensor        string // as the base names it: "blk.0.attn_q.weight"
+	In, Out, Rank int
+	A             []float32 // [Rank × In]
+	B             []float32 // [Out × Rank], rows in the order of the base's
+}
+
+// Scale is Alpha/Rank.
+func (a *Adapter) Scale(c *Change) float32 { return a.Alpha / float32(c.Rank) }
+
+// OpenAdapter reads the adapter at path for the model in base: a GGUF file in llama.cpp's layout, or a folder as PEFT saves it, or the
+// .safetensors file in one. What does not fit the base is an *Error.
+func OpenAdapter(path string, base *File) (*Adapter, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case info.IsDir() || strings.HasSuffix(path, ".safetensors"):
+		return openPEFT(path, base)
+	}
+	f, err := Open(path)
+	if err != nil {
+		return nil, err
+	}
+	a, err := f.adapter(base)
+	return a, errors.Join(err, f.Close())
+}
+
+// The keys of an adapter's metadata, beside general.architecture.
+const (
+	typeKey        = "general.type"
+	adapterTypeKey = "adapter.type"
+	alphaKey       = "adapter.lora.alpha"
+)
+
+// adapter reads f as an adapter of base.
+func (f *File) adapter(base *File) (_ *Adapter, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if v := recover(); v != nil {
+			if _, fault := v.(interface{ Addr() uintptr }); !fault {
+				panic(v)
+			}
+			err = f.Errorf("file", "cannot be read to its end any more: it was cut short since it was opened, or its disk failed")
+		}
+	}()
+	for _, want := range []struct{ key, value string }{{typeKey, "adapter"}, {adapterTypeKey, "lora"}} {
+		if got, _ := f.String(want.key); got != want.value {
+			return nil, f.Errorf(metadataField(want.key), "is %q, expected %q: this is no LoRA adapter", got, want.value)
+		}
+	}
+	alpha, ok := f.Float(alphaKey)
+	if err := f.Err(); err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, f.Errorf(metadataField(alphaKey), "is missing, expected a number")
+	}
+	b := adapterBuilder{path: f.path, base: base, Adapter: Adapter{Architecture: f.Architecture(), Alpha: float32(alpha)}}
+	for _, t := range f.tensors {
+		name, isA := strings.CutSuffix(t.Name, ".lora_a")
+		if !isA {
+			var isB bool
+			if name, isB = strings.CutSuffix(t.Name, ".lora_b"); !isB {
+				return nil, f.Errorf(tensorField(t.Name), "has a name that ends neither in .lora_a nor in .lora_b: this program knows no such change")
+			}
+		}
+		if len(t.Shape) != 2 {
+			return nil, f.Errorf(tensorField(t.Name), "has %d dimensions, expected 2", len(t.Shape))
+		}
+		values := make([]float32, t.Shape[0]*t.Shape[1])
+		kernel.Dequantize(t.Type, values, t.Data)
+		if err := b.add(t.Name, name, isA, t.Shape[1], t.Shape[0], values); err != nil {
+			return nil, err
+		}
+	}
+	return b.finish()
+}
+
+// WriteGGUF writes the adapter to path as llama.cpp reads it, its values in type t, F32 or F16. path is a whole file afterwards or what it
+// was.
+func (a *Adapter) WriteGGUF(path string, t kernel.Type) (err error) {
+	var m Metadata
+	m.Set("general.architecture", a.Architecture)
+	m.Set(typeKey, "adapter")
+	m.Set(adapterTypeKey, "lora")
+	m.Set(alphaKey, a.Alpha)
+	var tensors []Tensor
+	var values [][]float32
+	for _, c := range a.Changes {
+		tensors = append(tensors,
+			Tensor{Name: c.Tensor + ".lora_a", Type: t, Shape: []int{c.In, c.Rank}},
+			Tensor{Name: c.Tensor + ".lora_b", Type: t, Shape: []int{c.Rank, c.Out}})
+		values = append(values, c.A, c.B)
+	}
+	w, err := Create(path, &m, tensors)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.Discard()) }()
+	for i, v := range values {
+		data := make([]byte, t.RowBytes(len(v)))
+		if err := kernel.Quantize(t, data, v); err != nil {
+			return &Error{path, tensorField(tensors[i].Name), err.Error()}
+		}
+		if _, err := w.Write(data); err != nil {
+			return err
+		}
+	}
+	return w.Commit()
+}
+
+// adapterBuilder collects an adapter's matrices, in any order, as a file at path has them.
+type adapterBuilder struct {
+	Adapter
+	path string
+	base *File
+}
+
+// add takes A or B of the change to a tensor of the base; name is the file's for it.
+func (b *adapterBuilder) add(name, tensor string, isA bool, rows, cols int, values []float32) error {
+	fail := func(format string, args ...any) error {
+		return &Error{b.path, tensorField(name), fmt.Sprintf(format, args...)}
+	}
+	of, ok := b.base.Tensor(tensor)
+	if !ok || len(of.Shape) != 2 {
+		return fail("changes %s, which is no matrix of %s", printable(tensor), b.base.path)
+	}
+	for i, v := range values {
+		if v-v != 0 {
+			return fail("value %d is %v, expected a finite number", i, v)
+		}
+	}
+	i := slices.IndexFunc(b.Changes, func(c Change) bool { return c.Tensor == tensor })
+	if i < 0 {
+		i = len(b.Changes)
+		b.Changes = append(b.Changes, Change{Tensor: tensor, In: of.Shape[0], Out: of.Shape[1]})
+	}
+	c := &b.Changes[i]
+	side, rank, rest, want := &c.A, rows, cols, c.In
+	if !isA {
+		side, rank, rest, want = &c.B, cols, rows, c.Out
+	}
+	switch {
+	case *side != nil:
+		return fail("is there twice")
+	case rest != want:
+		return fail("is %d × %d; %s has %d, expected as many", rows, cols, printable(tensor), want)
+	case c.Rank != 0 && c.Rank != rank:
+		return fail("has rank %d, its other half %d", rank, c.Rank)
+	}
+	c.Rank, *side = rank, values
+	return nil
+}
+
+// finish returns the adapter if it is whole.
+func (b *adapterBuilder) finish() (*Adapter, error) {
+	if b.Architecture != b.base.Architecture() {
+		return nil, &Error{b.path, metadataField("general.architecture"), fmt.Sprintf("is %q, but %s is a %q", b.Architecture, b.base.path, b.base.Architecture())}
+	}
+	if !(b.Alpha-b.Alpha == 0) {
+		return nil, &Error{b.path, metadataField(alphaKey), fmt.Sprintf("is %v, expected a finite number", b.Alpha)}
+	}
+	if len(b.Changes) == 0 {
+		return nil, &Error{b.path, "file", "has no tensors, expected pairs of matrices"}
+	}
+	for _, c := range b.Changes {
+		if c.A == nil || c.B == nil {
+			return nil, &Error{b.path, tensorField(c.Tensor), "has only one of the two matrices of its change"}
+		}
+	}
+	slices.SortFunc(b.Changes, func(x, y Change) int { return b.base.byName[x.Tensor] - b.base.byName[y.Tensor] })
+	return &b.Adapter, nil
+}
