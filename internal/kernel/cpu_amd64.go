@@ -13,7 +13,7 @@ func detect() featureSet {
 	var f featureSet
 	f.avx2 = x.HasAVX2 && x.HasFMA // every CPU with AVX2 has F16C; x/sys/cpu does not report it
 	f.avx512 = f.avx2 && x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VNNI
-	f.amx = f.avx512 && x.HasAMXTile && x.HasAMXInt8 && tilesAllowed()
+	f.amx = f.avx512 && x.HasAMXTile && x.HasAMXInt8 && x.HasAMXBF16 && tilesAllowed()
 	return f
 }
 
@@ -107,6 +107,64 @@ type amxArgs struct {
 //
 //go:noescape
 func tilesAMX(a *amxArgs)
+
+// splitBF16 writes n numbers, a multiple of 16, as the sum of two.
+//
+//go:noescape
+func splitBF16(high, low *uint16, src *float32, n int)
+
+// splitPairs is splitBF16 of 2·pairs rows of d values, a multiple of 16: pairs rows of d pairs, one of two rows each.
+//
+//go:noescape
+func splitPairs(high, low *uint16, src *float32, pairs, d int)
+
+type tileScoresArgs struct {
+	high, low         *uint16 // queries
+	stride            int     // bytes a query
+	keysHigh, keysLow *uint16
+	scores            *float32
+	blocks            int // of blockRows queries
+	steps             int // of 32 values
+	config            *[64]byte
+}
+
+// tileScores writes the products of queries and keys.
+//
+//go:noescape
+func tileScores(a *tileScoresArgs)
+
+type tileSoftmaxArgs struct {
+	scores      *float32
+	state       *float32
+	stateStride int // bytes
+	high, low   *uint16
+	shrink      *float32
+	visible     *int32
+	rows        int
+}
+
+// tileSoftmax updates maxima and sums, and writes the scores' weights and what the states' values shrink by.
+//
+//go:noescape
+func tileSoftmax(a *tileSoftmaxArgs)
+
+type tileValuesArgs struct {
+	high, low             *uint16 // weights
+	valuesHigh, valuesLow *uint16
+	stride                int      // bytes a row of pairs of values
+	state                 *float32 // the first query's values
+	stateStride           int      // bytes
+	shrink                *float32
+	rows                  int
+	quads                 int // of 64 values
+	buffer                *float32
+	config                *[64]byte
+}
+
+// tileValues shrinks the states' values and adds the weighted ones.
+//
+//go:noescape
+func tileValues(a *tileValuesArgs)
 
 // unpackBytes4 and unpackBytes8 write bytes, for tilesAMX.
 //

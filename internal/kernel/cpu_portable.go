@@ -49,6 +49,41 @@ type amxArgs struct {
 	config                         *[64]byte
 }
 
+type tileScoresArgs struct {
+	high, low         *uint16
+	stride            int
+	keysHigh, keysLow *uint16
+	scores            *float32
+	blocks, steps     int
+	config            *[64]byte
+}
+
+type tileSoftmaxArgs struct {
+	scores, state *float32
+	stateStride   int
+	high, low     *uint16
+	shrink        *float32
+	visible       *int32
+	rows          int
+}
+
+type tileValuesArgs struct {
+	high, low, valuesHigh, valuesLow *uint16
+	stride                           int
+	state                            *float32
+	stateStride                      int
+	shrink                           *float32
+	rows, quads                      int
+	buffer                           *float32
+	config                           *[64]byte
+}
+
+func splitBF16(high, low *uint16, src *float32, n int)         { panic("kernel: no AMX in this build") }
+func splitPairs(high, low *uint16, src *float32, pairs, d int) { panic("kernel: no AMX in this build") }
+func tileScores(a *tileScoresArgs)                             { panic("kernel: no AMX in this build") }
+func tileSoftmax(a *tileSoftmaxArgs)                           { panic("kernel: no AMX in this build") }
+func tileValues(a *tileValuesArgs)                             { panic("kernel: no AMX in this build") }
+
 func tile8AVX512(a *tileArgs)     { panic("kernel: no AVX-512 in this build") }
 func tilesAMX(a *amxArgs)         { panic("kernel: no AMX in this build") }
 func stream4AVX512(a *streamArgs) { panic("kernel: no AVX-512 in this build") }

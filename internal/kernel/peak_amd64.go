@@ -15,19 +15,10 @@ func archPeaks() []Peak {
 		{Name: "int16 dot product, VNNI", Unit: "Gop/s", loop: peakDot16, ops: 2 * 32 * 12, Without: lacking(f.avx512)},
 		{Name: "int8 dot product, VNNI", Unit: "Gop/s", loop: peakDot8, ops: 2 * 64 * 12, Without: lacking(f.avx512)},
 		{Name: "bf16 dot product, AVX-512", Unit: "GFLOP/s", loop: peakDotBF16, ops: 2 * 32 * 12, Without: lacking(f.avx512 && x.HasAVX512BF16)},
-		{Name: "int8 tiles, AMX", Unit: "Gop/s", loop: func(n int) { peakTilesInt8(n, &peakTiles) }, ops: 4 * 2 * 16 * 16 * 64, Without: lacking(f.amx)},
-		{Name: "bf16 tiles, AMX", Unit: "GFLOP/s", loop: func(n int) { peakTilesBF16(n, &peakTiles) }, ops: 4 * 2 * 16 * 16 * 32, Without: lacking(f.amx && x.HasAMXBF16)},
+		{Name: "int8 tiles, AMX", Unit: "Gop/s", loop: func(n int) { peakTilesInt8(n, &wholeTiles) }, ops: 4 * 2 * 16 * 16 * 64, Without: lacking(f.amx)},
+		{Name: "bf16 tiles, AMX", Unit: "GFLOP/s", loop: func(n int) { peakTilesBF16(n, &wholeTiles) }, ops: 4 * 2 * 16 * 16 * 32, Without: lacking(f.amx && x.HasAMXBF16)},
 	}
 }
-
-// peakTiles makes every tile as large as it can be: 16 rows of 64 bytes.
-var peakTiles = func() (c [64]byte) {
-	c[0] = 1
-	for i := range 8 {
-		c[16+2*i], c[48+i] = 64, 16
-	}
-	return c
-}()
 
 func lacking(has bool) string {
 	if has {
