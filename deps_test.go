@@ -21,7 +21,7 @@ var ranks = [][]string{
 	{"internal/kernel", "internal/vfs", "tokenizer", "pull"},
 	{"weights", "attention", "prompt", "kv", "corpus"},
 	{"model"},
-	{"engine"},
+	{"engine", "train"},
 	{""}, // package tessera
 	{"eval", "bench"},
 	{"cmd/tessera"},

@@ -118,6 +118,9 @@ func (m *Model) RoPEBytes() []byte {
 	return b.Bytes()
 }
 
+// RoPE is the position embedding.
+func (m *Model) RoPE() attention.RoPE { return m.angles }
+
 // FLOPs counts floating-point operations of prefilling n tokens that come after before others in what they attend to:
 // 2 for each matrix weight that a token passes, and 4·D for each query head, attended position and layer.
 func (m *Model) FLOPs(n, before int) (matrices, attention float64) {

@@ -1,0 +1,208 @@
+package train
+
+import (
+	"math"
+
+	"github.com/tessera-llm/tessera/internal/kernel"
+)
+
+// queryChunk is how many tokens' queries are attended together. Scores of a chunk stay in the second cache for passages, and in the
+// third for all of a long prompt.
+const queryChunk = 128
+
+// attend is attention of one layer, and its way back. The work is cut into chunks of queries within a block, for one KV head with the query
+// heads that share it: a chunk of an independent block sees that block's keys, one of the final block all before it.
+//
+// Each chunk adds to the gradients of the keys and values it saw, and so do others. So each writes its part by itself, and
+// a second round adds the parts up, in the order of the chunks: bits do not depend on who was first.
+type attend struct {
+	heads, group, dim int // KV heads, query heads for each of them, D
+	chunks            []chunk
+	workers           []attendScratch
+	parts             []float32 // [chunks × G × (keys × D, values × D)]
+	layer             *activations
+
+	dattended, dquery, dkey, dvalue []float32
+	tokens                          int
+}
+
+// A chunk is queries from … to-1, which see keys first … to-1, each up to its own.
+type chunk struct {
+	first, from, to int
+	part            int // where its parts for the first KV head begin
+}
+
+// attendScratch is one worker's.
+type attendScratch struct {
+	gemms                        kernel.Gemms
+	gemm                         kernel.Gemm
+	scores, dscores              []float32 // [queryChunk × keys]
+	shares                       [queryChunk]float32
+	keysT, valuesT, keys, values kernel.Packed
+	queries, outputs             kernel.Packed
+}
+
+// plan cuts blocks, the lengths of all of them, the last one the final block.
+func (a *attend) plan(blocks []int, workers int) {
+	a.chunks = a.chunks[:0]
+	start, part := 0, 0
+	for i, n := range blocks {
+		first := start
+		if i == len(blocks)-1 {
+			first = 0
+		}
+		for from := start; from < start+n; from += queryChunk {
+			to := min(from+queryChunk, start+n)
+			a.chunks = append(a.chunks, chunk{first, from, to, part})
+			part += (to - first) * 2 * a.dim * a.heads
+		}
+		start += n
+	}
+	a.tokens = start
+	if cap(a.parts) < part {
+		a.parts = kernel.Floats(kernel.Memory(4 * part))
+	}
+	a.parts = a.parts[:part]
+	if len(a.workers) < workers {
+		a.workers = make([]attendScratch, workers)
+	}
+	for i := range a.workers {
+		w := &a.workers[i]
+		if len(w.scores) < queryChunk*start {
+			w.scores, w.dscores = kernel.Floats(kernel.Memory(4*queryChunk*start)), kernel.Floats(kernel.Memory(4*queryChunk*start))
+		}
+	}
+}
+
+// forward writes attended and logSum of a layer.
+func (a *attend) forward(pool *kernel.Pool, l *activations) {
+	a.layer = l
+	pool.Run(len(a.chunks)*a.heads, (*attendForward)(a))
+}
+
+// backward writes the gradients of queries, keys and values, those of turned ones, from that of attended.
+func (a *attend) backward(pool *kernel.Pool, l *activations, dattended, dquery, dkey, dvalue []float32) {
+	a.layer, a.dattended, a.dquery, a.dkey, a.dvalue = l, dattended, dquery, dkey, dvalue
+	pool.Run(len(a.chunks)*a.heads, (*attendBackward)(a))
+	pool.Run((a.tokens+sumRows-1)/sumRows, (*attendSum)(a))
+}
+
+// item is the chunk and the KV head of an item: chunks with most keys come first, so that no worker begins one last.
+func (a *attend) item(i int) (c *chunk, head int) {
+	return &a.chunks[len(a.chunks)-1-i/a.heads], i % a.heads
+}
+
+// head is the view of one head's rows from token on in x [T × heads·D].
+func (a *attend) head(x []float32, heads, head, token int) kernel.View {
+	return kernel.View{Data: x[token*heads*a.dim+head*a.dim:], Row: heads * a.dim, Col: 1}
+}
+
+// scoreScale is what products of queries and keys are multiplied by.
+func (a *attend) scoreScale() float32 { return float32(1 / math.Sqrt(float64(a.dim))) }
+
+type attendForward attend
+
+func (t *attendForward) Do(worker, i int) {
+	a, w := (*attend)(t), &t.workers[worker]
+	c, g := a.item(i)
+	d, heads := a.dim, a.heads*a.group
+	rows, keys := c.to-c.from, c.to-c.first
+	w.keysT.Pack(nil, a.head(a.layer.key, a.heads, g, c.first).T(), d, keys)
+	w.values.Pack(nil, a.head(a.layer.value, a.heads, g, c.first), keys, d)
+	for h := g * a.group; h < (g+1)*a.group; h++ {
+		w.product(w.scores, keys, rows, false, a.head(a.layer.query, heads, h, c.from), &w.keysT)
+		scale := a.scoreScale()
+		for i := range rows {
+			row, seen := w.scores[i*keys:][:keys], c.from+i-c.first+1
+			top := scale * kernel.Max(row[:seen])
+			sum := kernel.Exponentials(row[:seen], scale, top)
+			clear(row[seen:])
+			a.layer.logSum[(c.from+i)*heads+h] = top + float32(math.Log(float64(sum)))
+			w.shares[i] = 1 / sum
+		}
+		out := a.head(a.layer.attended, heads, h, c.from)
+		w.product(out.Data, out.Row, rows, false, kernel.View{Data: w.scores, Row: keys, Col: 1}, &w.values)
+		for i, s := range w.shares[:rows] {
+			for j := range out.Data[i*out.Row:][:d] {
+				out.Data[i*out.Row+j] *= s
+			}
+		}
+	}
+}
+
+type attendBackward attend
+
+func (t *attendBackward) Do(worker, i int) {
+	a, w := (*attend)(t), &t.workers[worker]
+	c, g := a.item(i)
+	d, heads := a.dim, a.heads*a.group
+	rows, keys := c.to-c.from, c.to-c.first
+	w.keysT.Pack(nil, a.head(a.layer.key, a.heads, g, c.first).T(), d, keys)
+	w.valuesT.Pack(nil, a.head(a.layer.value, a.heads, g, c.first).T(), d, keys)
+	w.keys.Pack(nil, a.head(a.layer.key, a.heads, g, c.first), keys, d)
+	part := a.parts[c.part+g*2*keys*d:][:2*keys*d]
+	scores, dscores := kernel.View{Data: w.scores, Row: keys, Col: 1}, kernel.View{Data: w.dscores, Row: keys, Col: 1}
+	scale := a.scoreScale()
+	for h := g * a.group; h < (g+1)*a.group; h++ {
+		add := h > g*a.group
+		query, out, dout := a.head(a.layer.query, heads, h, c.from), a.head(a.layer.attended, heads, h, c.from), a.head(a.dattended, heads, h, c.from)
+		w.product(w.scores, keys, rows, false, query, &w.keysT)
+		w.product(w.dscores, keys, rows, false, dout, &w.valuesT)
+		for i := range rows {
+			seen := c.from + i - c.first + 1
+			row, drow := w.scores[i*keys:][:keys], w.dscores[i*keys:][:keys]
+			kernel.Exponentials(row[:seen], scale, a.layer.logSum[(c.from+i)*heads+h])
+			clear(row[seen:])
+			var mean float32
+			for j, o := range out.Data[i*out.Row:][:d] {
+				mean += o * dout.Data[i*dout.Row+j]
+			}
+			kernel.SoftmaxGradient(drow[:seen], row[:seen], mean, scale)
+			clear(drow[seen:])
+		}
+		dquery := a.head(a.dquery, heads, h, c.from)
+		w.product(dquery.Data, dquery.Row, rows, false, dscores, &w.keys)
+		w.queries.Pack(nil, query, rows, d)
+		w.outputs.Pack(nil, dout, rows, d)
+		w.product(part[:keys*d], d, keys, add, dscores.T(), &w.queries)
+		w.product(part[keys*d:], d, keys, add, scores.T(), &w.outputs)
+	}
+}
+
+// product computes dst = a·b, or adds it.
+func (w *attendScratch) product(dst []float32, stride, rows int, add bool, a kernel.View, b *kernel.Packed) {
+	w.gemm = kernel.Gemm{Dst: dst, Stride: stride, Rows: rows, Add: add, Terms: [6]kernel.Term{{A: a, B: b}}}
+	w.gemms.Compute(&w.gemm)
+}
+
+// sumRows is how many tokens' keys and values an item of the second round adds up.
+const sumRows = 32
+
+type attendSum attend
+
+func (t *attendSum) Do(_, i int) {
+	a := (*attend)(t)
+	width := a.heads * a.dim
+	from, to := i*sumRows, min((i+1)*sumRows, a.tokens)
+	clear(a.dkey[from*width : to*width])
+	clear(a.dvalue[from*width : to*width])
+	for _, c := range a.chunks {
+		low, high := max(from, c.first), min(to, c.to)
+		keys := c.to - c.first
+		for g := range a.heads {
+			part := a.parts[c.part+g*2*keys*a.dim:]
+			for token := low; token < high; token++ {
+				at := (token - c.first) * a.dim
+				addTo(a.dkey[token*width+g*a.dim:][:a.dim], part[at:])
+				addTo(a.dvalue[token*width+g*a.dim:][:a.dim], part[keys*a.dim+at:])
+			}
+		}
+	}
+}
+
+func addTo(dst, x []float32) {
+	x = x[:len(dst)]
+	for i, v := range x {
+		dst[i] += v
+	}
+}

@@ -1,0 +1,359 @@
+// Package train is block fine-tuning (arXiv 2409.15355, section 2.4): samples and a model go in, an adapter or a changed model comes out.
+// The forward pass of the Llama family is written out with what it keeps, the backward pass beside it, and AdamW on top; everything is
+// float32.
+//
+// Each sample can be seen in two modes. In full mode every token attends to all before it. In block mode a token of an independent block,
+// the system's or a passage's, attends to its own block alone, and one of the final block, question and answer, to all before it. Positions are
+// the prompt's in both. One set of weights is to serve both modes, so a sample is trained in both, or in one drawn for it.
+//
+// Letters: T tokens of a sample, N rows with logits, C values of the hidden state, H query heads, G KV heads, D values a head, F
+// values of the feed-forward layer, V tokens of the vocabulary. Matrices are row-major, one row a token; W of a linear is [out × in].
+//
+// Bits: the same samples, options and kernel path give the same weights bit for bit, on any number of threads, and whether or not the run
+// was interrupted and resumed.
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/tessera-llm/tessera/internal/kernel"
+	"github.com/tessera-llm/tessera/internal/vfs"
+	"github.com/tessera-llm/tessera/weights"
+)
+
+// A Trainer holds a model's weights, what is trained of them, and its state: all that decides how training goes on is Options, the
+// network's params and the number of steps made.
+type Trainer struct {
+	Options
+	net       *network
+	pool      *kernel.Pool
+	pass      *pass
+	optimizer optimizer
+	steps     []Step // all that were made
+
+	rows    []int // of the sample that is learnt: those with logits
+	targets []int32
+	whole   [1]int
+	teacher []float32 // [N × V]
+}
+
+// Options are how a model is trained. All but Threads have a say in the result.
+type Options struct {
+	Mode         Mode
+	Distill      float64 // weight of KL(full ‖ block) of the same weights over the final block; no gradient passes through full
+	Steps        int
+	Batch        int     // samples a step
+	LearningRate float64 // at its height
+	WarmUp       float64 // share of the steps on which the rate rises to that, from where it falls to zero by the end
+	Decay        float64 // of weights, decoupled
+	Clip         float64 // the gradient is scaled down to this norm; 0: never
+	Seed         uint64
+	Threads      int `json:"-"`
+}
+
+// A Mode is what a sample's tokens attend to in training.
+type Mode string
+
+// Full and Block are one pass a sample. Dual is both, the loss being their mean; Alternate is one of the two, drawn for each sample.
+const (
+	Full      Mode = "full"
+	Block     Mode = "block"
+	Dual      Mode = "dual"
+	Alternate Mode = "alternate"
+)
+
+// A Sample is a prompt with the answer that is wanted.
+type Sample struct {
+	Tokens  []int32
+	Blocks  []int // lengths of the blocks, the last one the final block, which the answer belongs to
+	Targets []int // which of Tokens are to be predicted, in ascending order
+}
+
+// New makes a Trainer for the model in file, which must stay open. With an adapter the base is frozen and the adapter's matrices are
+// trained, from their present values; without one the base is.
+func New(file *weights.File, adapter *weights.Adapter, o Options) (*Trainer, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	pool := kernel.NewPool(o.Threads)
+	net, err := newNetwork(file, adapter, pool)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	t := &Trainer{Options: o, net: net, pool: pool, pass: newPass(net, pool)}
+	t.optimizer = optimizer{params: &net.params, pool: pool}
+	return t, nil
+}
+
+// Close ends the workers.
+func (t *Trainer) Close() { t.pool.Close() }
+
+func (o *Options) check() error {
+	for _, wrong := range []struct {
+		bad  bool
+		what string
+	}{
+		{o.Mode != Full && o.Mode != Block && o.Mode != Dual && o.Mode != Alternate, fmt.Sprintf("mode %q; known are full, block, dual and alternate", o.Mode)},
+		{!(o.Distill >= 0), fmt.Sprintf("distill weight %v; expected 0 or more", o.Distill)},
+		{o.Distill > 0 && o.Mode == Full, "distill weight with mode full; it needs passes in block mode"},
+		{o.Steps < 1 || o.Batch < 1, fmt.Sprintf("%d steps of %d samples; expected at least one of each", o.Steps, o.Batch)},
+		{!(o.LearningRate > 0), fmt.Sprintf("learning rate %v; expected a positive number", o.LearningRate)},
+		{!(o.WarmUp >= 0 && o.WarmUp <= 1), fmt.Sprintf("warm-up over %v of the steps; expected 0 to 1", o.WarmUp)},
+		{!(o.Decay >= 0) || !(o.Clip >= 0), fmt.Sprintf("decay %v and clip %v; expected 0 or more", o.Decay, o.Clip)},
+	} {
+		if wrong.bad {
+			return fmt.Errorf("%s", wrong.what)
+		}
+	}
+	return nil
+}
+
+// Run trains from the step that the Trainer has reached to the last one. sample gives the i-th sample of the run, from 0 on, and the same
+// one whenever it is asked. After each step progress is told.
+//
+// With a checkpoint path the state is written there at least once a minute and when Run ends, and a state that lies there already is
+// resumed. Whatever ends Run, the file is whole and holds a step that went well.
+func (t *Trainer) Run(ctx context.Context, sample func(i int) (Sample, error), checkpoint string, progress func(Step)) (err error) {
+	if checkpoint != "" {
+		if err := t.resume(vfs.OS{}, checkpoint); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	saved, last := len(t.steps), time.Now()
+	save := func() error {
+		if checkpoint == "" || saved == len(t.steps) {
+			return nil
+		}
+		saved, last = len(t.steps), time.Now()
+		return t.save(vfs.OS{}, checkpoint)
+	}
+	defer func() { err = errors.Join(err, save()) }()
+	for len(t.steps) < t.Steps {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		step, err := t.step(sample)
+		if err != nil {
+			return err
+		}
+		progress(step)
+		if time.Since(last) >= saveEvery {
+			if err := save(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// saveEvery leaves room for a step before the minute is over.
+const saveEvery = 30 * time.Second
+
+// Done are the steps made so far.
+func (t *Trainer) Done() []Step { return t.steps }
+
+// A Step is what one step came to, before it changed the weights.
+type Step struct {
+	Step       int     // from 1 on
+	Full       Mean    // -ln p of a target, in full mode
+	Block      Mean    // and in block mode
+	Divergence Mean    // KL(full ‖ block) of a token in the final block
+	Norm       float64 // of the gradient, before clipping
+	Rate       float64
+	Tokens     int // that passed forward and back
+}
+
+// A Mean is that of N samples' values.
+type Mean struct {
+	Sum float64
+	N   int
+}
+
+func (m *Mean) add(v float64) { m.Sum, m.N = m.Sum+v, m.N+1 }
+
+// Value is the mean, NaN of none.
+func (m Mean) Value() float64 { return m.Sum / float64(m.N) }
+
+// A DivergedError says that training went astray: a loss or gradient is no finite number. The weights are those of the step before.
+type DivergedError struct {
+	Step   int
+	Sample int // of the run; -1: it is the gradient
+	Value  float64
+}
+
+func (e *DivergedError) Error() string {
+	what := fmt.Sprintf("the loss of sample %d", e.Sample)
+	if e.Sample < 0 {
+		what = "the norm of the gradient"
+	}
+	return fmt.Sprintf("step %d: %s is %v; the weights are left as the step before made them. A lower learning rate or a clip may help", e.Step, what, e.Value)
+}
+
+// step makes one step.
+func (t *Trainer) step(sample func(i int) (Sample, error)) (Step, error) {
+	done := len(t.steps)
+	s := Step{Step: done + 1, Rate: t.rate(done)}
+	t.optimizer.clear()
+	for i := done * t.Batch; i < (done+1)*t.Batch; i++ {
+		one, err := sample(i)
+		if err == nil {
+			err = t.learn(&one, i, 1/float64(t.Batch), &s)
+		}
+		if err != nil {
+			return s, fmt.Errorf("sample %d: %w", i, err)
+		}
+		if total := s.Full.Sum + s.Block.Sum + s.Divergence.Sum; total-total != 0 {
+			return s, &DivergedError{s.Step, i, total}
+		}
+	}
+	if s.Norm = t.optimizer.norm(); s.Norm-s.Norm != 0 {
+		return s, &DivergedError{s.Step, -1, s.Norm}
+	}
+	scale := 1.0
+	if t.Clip > 0 && s.Norm > t.Clip {
+		scale = t.Clip / s.Norm
+	}
+	t.optimizer.update(s.Step, s.Rate, t.Decay, scale)
+	t.net.repack(t.pool)
+	t.steps = append(t.steps, s)
+	return s, nil
+}
+
+// rate is the learning rate of a step, counted from 0: a rise to the height, then a fall that would reach zero after the last step.
+func (t *Trainer) rate(step int) float64 {
+	rise := math.Round(t.WarmUp * float64(t.Steps))
+	if at := float64(step + 1); at <= rise {
+		return t.LearningRate * at / rise
+	}
+	return t.LearningRate * float64(t.Steps-step) / math.Max(float64(t.Steps)-rise, 1)
+}
+
+// learn adds the gradient of sample i of the run, weighted, in the modes that are its, and what it came to.
+func (t *Trainer) learn(s *Sample, i int, weight float64, sum *Step) error {
+	if err := t.check(s); err != nil {
+		return err
+	}
+	mode := t.Mode
+	if mode == Alternate {
+		mode = []Mode{Full, Block}[rand.New(rand.NewPCG(t.Seed, uint64(i))).IntN(2)]
+	}
+	share := weight
+	if mode == Dual {
+		share /= 2
+	}
+	distill := 0.0
+	if mode != Full {
+		distill = weight * t.Distill
+	}
+	t.wanted(s, distill > 0)
+	t.pass.objective.teacher = nil
+	if mode != Block || distill > 0 {
+		t.whole[0] = len(s.Tokens)
+		t.pass.forward(s.Tokens, t.whole[:], t.rows)
+		if distill > 0 {
+			t.teacher = append(t.teacher[:0], t.pass.logits[:len(t.rows)*t.net.Vocabulary]...)
+		}
+	}
+	if mode != Block && len(s.Targets) > 0 {
+		sum.Full.add(t.loss(s, share))
+		t.pass.backward(len(s.Targets))
+		sum.Tokens += len(s.Tokens)
+	}
+	if mode != Full {
+		t.pass.forward(s.Tokens, s.Blocks, t.rows)
+		if distill > 0 {
+			t.pass.objective.teacher, t.pass.objective.distill = t.teacher, float32(distill/float64(len(t.rows)))
+		}
+		loss := t.loss(s, share)
+		if len(s.Targets) > 0 {
+			sum.Block.add(loss)
+		}
+		if distill > 0 {
+			sum.Divergence.add(t.pass.divergence / float64(len(t.rows)))
+		}
+		t.pass.backward(len(t.rows))
+		sum.Tokens += len(s.Tokens)
+	}
+	return nil
+}
+
+// wanted lists the rows whose logits are needed: those that predict targets and, for distillation, all others of the final block that
+// have a successor.
+func (t *Trainer) wanted(s *Sample, distill bool) {
+	t.rows, t.targets = t.rows[:0], t.targets[:0]
+	for _, i := range s.Targets {
+		t.rows, t.targets = append(t.rows, i-1), append(t.targets, s.Tokens[i])
+	}
+	if distill {
+		for row := len(s.Tokens) - s.Blocks[len(s.Blocks)-1]; row < len(s.Tokens)-1; row++ {
+			if _, is := slices.BinarySearch(s.Targets, row+1); !is {
+				t.rows, t.targets = append(t.rows, row), append(t.targets, noTarget)
+			}
+		}
+	}
+}
+
+// loss replaces the pass's logits by their gradient and returns the mean loss of the sample's targets.
+func (t *Trainer) loss(s *Sample, weight float64) float64 {
+	n := math.Max(float64(len(s.Targets)), 1)
+	t.pass.objective.targets, t.pass.objective.weight = t.targets, float32(weight/n)
+	t.pass.loss()
+	return t.pass.sum / n
+}
+
+// Loss is the mean -ln p of a sample's targets in mode Full or Block, for validation.
+func (t *Trainer) Loss(s *Sample, mode Mode) (float64, error) {
+	if err := t.check(s); err != nil {
+		return 0, err
+	}
+	t.wanted(s, false)
+	t.pass.objective.teacher = nil
+	t.whole[0] = len(s.Tokens)
+	blocks := t.whole[:]
+	if mode == Block {
+		blocks = s.Blocks
+	}
+	t.pass.forward(s.Tokens, blocks, t.rows)
+	return t.loss(s, 0), nil
+}
+
+// check says what is wrong with a sample.
+func (t *Trainer) check(s *Sample) error {
+	total := 0
+	for i, n := range s.Blocks {
+		if n < 1 {
+			return fmt.Errorf("block %d has %d tokens; expected at least one", i, n)
+		}
+		total += n
+	}
+	if total != len(s.Tokens) || total == 0 {
+		return fmt.Errorf("blocks of %d tokens altogether for %d tokens; expected as many, and some", total, len(s.Tokens))
+	}
+	for i, id := range s.Tokens {
+		if id < 0 || int(id) >= t.net.Vocabulary {
+			return fmt.Errorf("token %d is %d; the vocabulary has 0 to %d", i, id, t.net.Vocabulary-1)
+		}
+	}
+	before := 0
+	for _, i := range s.Targets {
+		if i <= before || i >= len(s.Tokens) {
+			return fmt.Errorf("targets %d; expected ascending ones from 1 to %d", s.Targets, len(s.Tokens)-1)
+		}
+		before = i
+	}
+	if len(s.Targets) == 0 && t.Distill == 0 {
+		return errors.New("no targets; expected some, or a distill weight, which needs none")
+	}
+	return nil
+}
+
+// Adapter is the adapter as it is now, or nil where the base is trained.
+func (t *Trainer) Adapter() *weights.Adapter { return t.net.adapterNow() }
