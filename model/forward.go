@@ -29,6 +29,10 @@ type Sequence struct {
 	Past   []*KV // in the order of the prompt; a block computed by an earlier Sequence of the same batch may be among them
 	KV     *KV   // their own block: its Len tokens come before Tokens; theirs are added
 
+	// Unmoved leaves the keys of Past at their local positions, each block as if it began the prompt: the paper's ablation
+	// without position re-encoding, for measuring only.
+	Unmoved bool
+
 	// Logits is called for tokens LogitsFrom, LogitsFrom+1 … of Tokens, in order, with the logits [V] of what follows
 	// each; the slice is reused after the call. Nil: no logits.
 	LogitsFrom int
@@ -223,7 +227,11 @@ func (w *Workspace) attention(l *layer) {
 		first := len(w.segments)
 		offset := 0
 		for _, b := range p.seq.Past {
-			w.segments = append(w.segments, b.segment(w.layerIndex, offset))
+			at := offset
+			if p.seq.Unmoved {
+				at = 0
+			}
+			w.segments = append(w.segments, b.segment(w.layerIndex, at))
 			offset += b.Len
 		}
 		w.segments = append(w.segments, p.seq.KV.segment(w.layerIndex, offset))
@@ -273,19 +281,23 @@ func (w *Workspace) feedForward(l *layer) {
 	w.productAdd.Run(w.pool, &w.input, kernel.Product{Dst: w.hidden, W: &l.down})
 }
 
-// output calls the sequences' Logits, outputRows tokens of one sequence at a time.
+// output calls the sequences' Logits, outputRows rows at a time, whatever sequences they are of: several answers that grow
+// token by token read the output head once.
 func (w *Workspace) output() {
 	m := w.model
-	for i := range w.parts {
-		p := &w.parts[i]
-		for t := 0; t < p.rows; t += outputRows {
-			n := min(outputRows, p.rows-t)
-			kernel.RMSNorm(w.normed[:n*m.Hidden], w.hidden[(p.row+t)*m.Hidden:][:n*m.Hidden], m.norm, m.NormEpsilon)
-			w.input.Set(w.normed, n, m.Hidden)
-			w.product.Run(w.pool, &w.input, kernel.Product{Dst: w.logits, W: &m.output})
-			for j := range n {
-				p.seq.Logits(p.from+t+j, w.logits[j*m.Vocabulary:][:m.Vocabulary])
+	part, t := 0, 0 // the row's, and its place there
+	for row := 0; row < w.rows; row += outputRows {
+		n := min(outputRows, w.rows-row)
+		kernel.RMSNorm(w.normed[:n*m.Hidden], w.hidden[row*m.Hidden:][:n*m.Hidden], m.norm, m.NormEpsilon)
+		w.input.Set(w.normed, n, m.Hidden)
+		w.product.Run(w.pool, &w.input, kernel.Product{Dst: w.logits, W: &m.output})
+		for j := range n {
+			for t == w.parts[part].rows {
+				part, t = part+1, 0
 			}
+			p := &w.parts[part]
+			p.seq.Logits(p.from+t, w.logits[j*m.Vocabulary:][:m.Vocabulary])
+			t++
 		}
 	}
 }

@@ -270,6 +270,63 @@ func TestForward_OneBlock_EqualsSeveralDependentOnes(t *testing.T) {
 	}
 }
 
+// Where every earlier block's keys stay as if it began the prompt, the blocks are a set: their order does not matter. The first one
+// begins the prompt anyhow, and what attends to it alone is the same.
+func TestForward_Unmoved_BlocksHaveNoOrder(t *testing.T) {
+	m := load(t, "tiny-tied.gguf")
+	final := func(unmoved bool, order ...int) (out []float32) {
+		var batch []Sequence
+		for _, i := range order {
+			ids := tokens(uint64(20+i), 30+7*i)
+			batch = append(batch, Sequence{Tokens: ids, KV: m.NewKV(kv.F32, len(ids))})
+		}
+		last := Sequence{Tokens: tokens(9, 25), KV: m.NewKV(kv.F32, 25), Unmoved: unmoved, Logits: collect(&out)}
+		for i := range batch {
+			last.Past = append(last.Past, batch[i].KV)
+		}
+		forward(t, m, 2, append(batch, last)...)
+		return out
+	}
+	apart := func(a, b []float32) (most float64) {
+		for i := range a {
+			most = max(most, math.Abs(float64(a[i]-b[i])))
+		}
+		return most
+	}
+	if !slices.Equal(final(true, 1), final(false, 1)) {
+		t.Error("one earlier block: the logits differ from those with its keys moved to where it stands, which is where they were")
+	}
+	if d := apart(final(true, 0, 1, 2), final(true, 2, 0, 1)); !(d <= 5e-5) {
+		t.Errorf("logits change by %g with the order of the earlier blocks", d)
+	}
+	if d := apart(final(true, 0, 1, 2), final(false, 0, 1, 2)); !(d > 1e-3) {
+		t.Errorf("logits are only %g from those with moved keys: the test shows nothing", d)
+	}
+}
+
+// The output head takes rows of several sequences together: many that want one token's logits each, as answers that grow do, and
+// some that want none or all.
+func TestForward_LogitsOfManySequences_AreEachOnesOwn(t *testing.T) {
+	m := load(t, "tiny-tied.gguf")
+	p := plan{}
+	for i := range 40 {
+		p.lens, p.past = append(p.lens, 1+i%7), append(p.past, nil)
+	}
+	want := p.alone(t, m, kv.F16)
+	for _, from := range []int{0, 3, 6} {
+		all, o := p.sequences(m, kv.F16)
+		for i := range all {
+			all[i].LogitsFrom = from
+		}
+		forward(t, m, 2, all...)
+		for i, n := range p.lens {
+			if tail := want.logits[i][min(from, n)*m.Vocabulary:]; !slices.Equal(o.logits[i], tail) {
+				t.Fatalf("from token %d on, sequence %d: %d logits that are not the %d of the sequence alone", from, i, len(o.logits[i]), len(tail))
+			}
+		}
+	}
+}
+
 func TestForward_Logits_FromTheTokenAskedFor(t *testing.T) {
 	m := load(t, "tiny-tied.gguf")
 	ids := tokens(8, 600) // two passes
