@@ -83,6 +83,9 @@ type scratch struct {
 	turned, keys, values []float32 // [queries × D], [keyTile × D], [keyTile × D]
 	state                []float32 // [queries × (2 + D)], see partial
 	scores               []float32 // [queries × keyTile]
+
+	tiles   kernel.TileSoftmax // does it all, where the CPU has what it needs
+	visible []int32            // [queries], how many keys of a tile each sees
 }
 
 // Run computes batch[i].Out for every i on the pool. rope must reach the largest position asked for.
@@ -132,7 +135,7 @@ func (a *Attend) reserve(threads, queries int) {
 		if len(s.turned) < queries*d || len(s.keys) < keyTile*d || len(s.scores) < queries*keyTile {
 			s.turned, s.state = make([]float32, queries*d), make([]float32, queries*(2+d))
 			s.keys, s.values = make([]float32, keyTile*d), make([]float32, keyTile*d)
-			s.scores = make([]float32, queries*keyTile)
+			s.scores, s.visible = make([]float32, queries*keyTile), make([]int32, queries)
 		}
 	}
 }
@@ -172,6 +175,9 @@ func (a *Attend) attend(it *item, s *scratch, state []float32) {
 			continue
 		}
 		a.turn(it, q, seg.Offset, s.turned)
+		if kernel.OnTiles(a.shape.Dim) {
+			s.tiles.Queries(s.turned[:it.rows*a.shape.Heads/a.shape.KVHeads*a.shape.Dim], a.shape.Dim)
+		}
 		for tile := lo; tile < hi; tile += keyTile {
 			a.partial(it, q, seg, tile, min(tile+keyTile, hi), s, state)
 		}
@@ -194,6 +200,15 @@ func (a *Attend) turn(it *item, q *Queries, offset int, dst []float32) {
 // its maximum score m, the sum Σ e^(s-m) and the weighted values Σ e^(s-m)·v [D].
 func (a *Attend) partial(it *item, q *Queries, seg *Segment, lo, hi int, s *scratch, state []float32) {
 	d, group, n := a.shape.Dim, a.shape.Heads/a.shape.KVHeads, hi-lo
+	if kernel.OnTiles(d) {
+		for h := range it.rows * group {
+			s.visible[h] = int32(min(max(q.Position+it.row+h/group-seg.Offset+1-lo, 0), n))
+		}
+		k := seg.rows(seg.HeadStride*it.head+lo*d, n*d, s.keys)
+		v := seg.rows(seg.HeadStride*it.head+seg.VOffset+lo*d, n*d, s.values)
+		s.tiles.Fold(state, k, v, n, s.visible)
+		return
+	}
 	kernel.Keys(s.keys, seg.rows(seg.HeadStride*it.head+lo*d, n*d, s.values), n, d)
 	v := seg.rows(seg.HeadStride*it.head+seg.VOffset+lo*d, n*d, s.values)
 	kernel.Scores(s.scores, s.turned[:it.rows*group*d], s.keys, n, d)

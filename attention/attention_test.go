@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
+	"slices"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -252,9 +254,17 @@ func TestAttend_ManyBlocks_EqualsOneSoftmax(t *testing.T) {
 			p := newPrompt(rng, c.shape, Plain(c.shape.Dim, 10000), c.lens, c.tokens)
 			segments := p.segments(half)
 			want, size := p.reference(segments)
-			compare(t, name, p.attended(pool, segments, c.tokens), want, size, 3e-6)
+			compare(t, name, p.attended(pool, segments, c.tokens), want, size, closeness(c.shape))
 		}
 	}
+}
+
+// closeness is how far outputs may be off, relative to Σ weight·|v|: a few roundings of float32, or of the 18 bits that factors have on AMX's tiles.
+func closeness(s Shape) float64 {
+	if kernel.OnTiles(s.Dim) {
+		return 1e-5
+	}
+	return 3e-6
 }
 
 // Scores far apart make the running maximum move and the weights of whole tiles vanish.
@@ -417,7 +427,7 @@ func TestAttend_PermutedBlocks_EqualComputingAfresh(t *testing.T) {
 			t.Errorf("seed %d, order %v: output %d = %v with stored blocks, %v afresh", seed, order, i, got[i], again[i])
 		}
 		want, size := fresh.reference(reused)
-		compare(t, fmt.Sprintf("seed %d, order %v", seed, order), got, want, size, 3e-6)
+		compare(t, fmt.Sprintf("seed %d, order %v", seed, order), got, want, size, closeness(p.shape))
 		moved := 0.0
 		for i := range want {
 			moved = max(moved, math.Abs(want[i]-first[i]))
@@ -445,38 +455,30 @@ func TestAttend_SecondCall_AllocatesNothing(t *testing.T) {
 		if n := testing.AllocsPerRun(2, func() { a.Run(pool, shape, table, batch) }); n != 0 {
 			t.Errorf("%+v: %v allocations a call, want 0", shape, n)
 		}
-		compare(t, fmt.Sprintf("%+v", shape), out, want, size, 3e-6)
+		compare(t, fmt.Sprintf("%+v", shape), out, want, size, closeness(shape))
 	}
 }
 
+// BenchmarkAttend is a question, or one generated token, over stored blocks, and over the same keys as one block: what position
+// independence costs.
 func BenchmarkAttend(b *testing.B) {
-	for _, half := range []bool{true, false} {
-		for _, tokens := range []int{1, 20} {
-			for _, blocks := range []int{10, 320} {
-				name := fmt.Sprintf("T=%d/blocks=%d/f32", tokens, blocks)
-				if half {
-					name = name[:len(name)-3] + "f16"
+	for _, tokens := range []int{1, 50} {
+		for _, c := range []struct{ blocks, len int }{{80, 100}, {1, 8000}, {320, 100}, {1, 32000}} {
+			b.Run(fmt.Sprintf("T=%d/blocks=%d/L=%d/f16", tokens, c.blocks, c.len), func(b *testing.B) {
+				rng := rand.New(rand.NewPCG(1, 2))
+				shape := Shape{9, 3, 64}
+				p := newPrompt(rng, shape, Plain(64, 10000), append(slices.Repeat([]int{c.len}, c.blocks), tokens), tokens)
+				pool := kernel.NewPool(runtime.GOMAXPROCS(0))
+				defer pool.Close()
+				table := NewTable(p.rope)
+				table.Reach(p.first + tokens)
+				var a Attend
+				batch := []Queries{p.queries(make([]float32, len(p.q)), p.segments(true), 0, tokens)}
+				for b.Loop() {
+					a.Run(pool, shape, table, batch)
 				}
-				b.Run(name, func(b *testing.B) {
-					rng := rand.New(rand.NewPCG(1, 2))
-					lens := make([]int, blocks)
-					for i := range lens {
-						lens[i] = 100
-					}
-					shape := Shape{9, 3, 64}
-					p := newPrompt(rng, shape, Plain(64, 10000), append(lens, tokens), tokens)
-					pool := kernel.NewPool(2)
-					defer pool.Close()
-					table := NewTable(p.rope)
-					table.Reach(p.first + tokens)
-					var a Attend
-					batch := []Queries{p.queries(make([]float32, len(p.q)), p.segments(half), 0, tokens)}
-					for b.Loop() {
-						a.Run(pool, shape, table, batch)
-					}
-					b.ReportMetric(4*float64(shape.Heads*shape.Dim*tokens*(p.first+tokens))*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
-				})
-			}
+				b.ReportMetric(4*float64(shape.Heads*shape.Dim*tokens*(p.first+tokens))*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+			})
 		}
 	}
 }

@@ -27,7 +27,8 @@ type TileSoftmax struct {
 	valuesArgs  tileValuesArgs
 }
 
-// split is numbers as the sum of two bf16 ones.
+// split is numbers as the sum of two bf16 ones, each rounded to the nearest: they are off by at most 2^-18 of themselves, and of a product
+// what is left out is as little.
 type split struct{ high, low []uint16 }
 
 func (s *split) reserve(n int) {

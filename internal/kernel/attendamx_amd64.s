@@ -43,8 +43,8 @@
 
 DATA upperHalf<>+0x00(SB)/4, $0xffff0000
 GLOBL upperHalf<>(SB), RODATA|NOPTR, $4
-DATA roundLow<>+0x00(SB)/4, $0x00008000
-GLOBL roundLow<>(SB), RODATA|NOPTR, $4
+DATA roundHalf<>+0x00(SB)/4, $0x00008000
+GLOBL roundHalf<>(SB), RODATA|NOPTR, $4
 
 // func splitBF16(high, low *uint16, src *float32, n int)
 TEXT ·splitBF16(SB), NOSPLIT, $0-32
@@ -52,12 +52,13 @@ TEXT ·splitBF16(SB), NOSPLIT, $0-32
 	MOVQ low+8(FP), R8
 	MOVQ src+16(FP), SI
 	MOVQ n+24(FP), CX
-	VPBROADCASTD roundLow<>(SB), Z7
+	VPBROADCASTD roundHalf<>(SB), Z7
 	XORQ AX, AX
 
 split:
 	VMOVUPS (SI)(AX*4), Z0
-	VPSRLD $16, Z0, Z1
+	VPADDD Z7, Z0, Z1
+	VPSRLD $16, Z1, Z1
 	VPMOVDW Z1, (DI)(AX*2)
 	VPSLLD $16, Z1, Z1
 	VSUBPS Z1, Z0, Z0 // exact
@@ -80,7 +81,7 @@ TEXT ·splitPairs(SB), NOSPLIT, $0-40
 	MOVQ pairs+24(FP), CX
 	MOVQ d+32(FP), R8
 	SHLQ $2, R8 // bytes a row
-	VPBROADCASTD roundLow<>(SB), Z7
+	VPBROADCASTD roundHalf<>(SB), Z7
 	VPBROADCASTD upperHalf<>(SB), Z6
 	LEAQ (SI)(R8*1), R10
 
@@ -90,8 +91,10 @@ pair:
 values:
 	VMOVUPS (SI)(AX*1), Z0
 	VMOVUPS (R10)(AX*1), Z1
-	VPANDD Z6, Z0, Z2
-	VPANDD Z6, Z1, Z3
+	VPADDD Z7, Z0, Z2
+	VPADDD Z7, Z1, Z3
+	VPANDD Z6, Z2, Z2
+	VPANDD Z6, Z3, Z3
 	VSUBPS Z2, Z0, Z0 // exact
 	VSUBPS Z3, Z1, Z1
 	VPSRLD $16, Z2, Z2
@@ -311,7 +314,7 @@ TEXT ·tileSoftmax(SB), NOSPLIT, $0-8
 	MOVQ tileSoftmaxArgs_shrink(BX), R11
 	MOVQ tileSoftmaxArgs_visible(BX), R12
 	MOVQ tileSoftmaxArgs_rows(BX), R13
-	VPBROADCASTD roundLow<>(SB), Z7
+	VPBROADCASTD roundHalf<>(SB), Z7
 
 row:
 	MOVL (R12), CX
@@ -351,8 +354,10 @@ weigh:
 	VMULSS 4(DI), X9, X0
 	VADDSS X1, X0, X0
 	VMOVSS X0, 4(DI)
-	VPSRLD $16, Z2, Z0
-	VPSRLD $16, Z3, Z1
+	VPADDD Z7, Z2, Z0
+	VPADDD Z7, Z3, Z1
+	VPSRLD $16, Z0, Z0
+	VPSRLD $16, Z1, Z1
 	VPMOVDW Z0, (R9)
 	VPMOVDW Z1, 32(R9)
 	VPSLLD $16, Z0, Z0
