@@ -1,0 +1,46 @@
+package train
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+
+	"github.com/tessera-llm/tessera/weights"
+)
+
+// Targets are the matrices of a layer that an adapter can change, as the GGUF names them.
+var Targets = []string{"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}
+
+// NewAdapter makes the adapter that training starts from: of the given rank, for the targets in every layer (nil: all). A is uniform in
+// ±1/√in, drawn by seed, and B zero, so that it changes nothing yet.
+func NewAdapter(file *weights.File, rank int, alpha float32, targets []string, seed uint64) (*weights.Adapter, error) {
+	if rank < 1 || !(alpha > 0) {
+		return nil, fmt.Errorf("rank %d and alpha %v; expected positive numbers", rank, alpha)
+	}
+	if targets == nil {
+		targets = Targets
+	}
+	for _, t := range targets {
+		if !slices.Contains(Targets, t) {
+			return nil, fmt.Errorf("target %q; known are %s", t, strings.Join(Targets, ", "))
+		}
+	}
+	rng := rand.New(rand.NewPCG(seed, 0))
+	a := &weights.Adapter{Architecture: file.Architecture(), Alpha: alpha}
+	for _, t := range file.Tensors() {
+		part := strings.Split(t.Name, ".") // blk, layer, target, weight
+		if len(part) != 4 || part[0] != "blk" || part[3] != "weight" || !slices.Contains(targets, part[2]) || len(t.Shape) != 2 {
+			continue
+		}
+		c := weights.Change{Tensor: t.Name, In: t.Shape[0], Out: t.Shape[1], Rank: rank}
+		c.A, c.B = make([]float32, rank*c.In), make([]float32, c.Out*rank)
+		bound := 1 / math.Sqrt(float64(c.In))
+		for i := range c.A {
+			c.A[i] = float32((2*rng.Float64() - 1) * bound)
+		}
+		a.Changes = append(a.Changes, c)
+	}
+	return a, nil
+}
