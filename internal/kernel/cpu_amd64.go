@@ -266,6 +266,11 @@ type gemmArgs struct {
 //go:noescape
 func gemm6x16AVX2(a *gemmArgs)
 
+// packRowsAVX2 writes k rows of gemmCols values, stride values apart, as a strip of a Packed. k is above 0.
+//
+//go:noescape
+func packRowsAVX2(dst, src *float32, k, stride int)
+
 // packTransposedAVX2 writes k values, a multiple of 8, above 0, each of gemmCols columns, stride values apart, as a strip of a Packed.
 //
 //go:noescape

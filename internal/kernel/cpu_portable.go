@@ -126,6 +126,7 @@ type gemmArgs struct {
 }
 
 func gemm6x16AVX2(a *gemmArgs)                            { panic("kernel: no AVX2 in this build") }
+func packRowsAVX2(dst, src *float32, k, stride int)       { panic("kernel: no AVX2 in this build") }
 func packTransposedAVX2(dst, src *float32, k, stride int) { panic("kernel: no AVX2 in this build") }
 
 func exponentialsAVX2(x *float32, n int, scale, shift float32) float32 {

@@ -63,10 +63,9 @@ func (p *packStrips) Do(_, i int) {
 	}
 	src := p.from.Data[i*gemmCols*p.from.Col:]
 	switch {
-	case p.from.Col == 1 && n == gemmCols:
-		for k := range p.k {
-			*(*[gemmCols]float32)(dst[k*gemmCols:]) = *(*[gemmCols]float32)(src[k*p.from.Row:])
-		}
+	case p.from.Col == 1 && n == gemmCols && features.avx2:
+		_ = src[(p.k-1)*p.from.Row+gemmCols-1]
+		packRowsAVX2(&dst[0], &src[0], p.k, p.from.Row)
 	case p.from.Row == 1 && n == gemmCols && features.avx2:
 		whole := p.k &^ 7
 		if whole > 0 {
@@ -184,14 +183,17 @@ func (s *gemmScratch) stretch(g *Gemm, t *Term, row, strip, from, to int, add bo
 	rows, depth := min(pieceTiles*gemmRows, g.Rows-row), to-from
 	whole, rest := rows/gemmRows, rows%gemmRows
 
-	// The left factor is read where it lies if its rows are contiguous. Otherwise, and for rows that fill no tile, it is copied as tiles.
+	// The left factor is read where it lies if its rows are contiguous or few columns pass. Otherwise it is copied as tiles first, and
+	// so are rows that fill no tile.
 	a := gemmLeft{data: t.A.Data[row*t.A.Row+from*t.A.Col:], tile: gemmRows * t.A.Row, row: t.A.Row, col: t.A.Col}
 	last := a // the tile of the last rows
-	if need := (pieceTiles + 1) * gemmRows * gemmDepth; len(s.left) < need && (rest > 0 || a.col != 1) {
+	strips := min(pieceStrips, (t.B.n+gemmCols-1)/gemmCols-strip)
+	copied := a.col != 1 && strips > 1
+	if need := (pieceTiles + 1) * gemmRows * gemmDepth; len(s.left) < need && (rest > 0 || copied) {
 		s.left = make([]float32, need)
 	}
 	tiled := gemmLeft{data: s.left, tile: gemmRows * depth, row: 1, col: gemmRows}
-	if a.col != 1 {
+	if copied {
 		s.copyTiles(a, whole, depth)
 	}
 	if rest > 0 {
@@ -199,11 +201,9 @@ func (s *gemmScratch) stretch(g *Gemm, t *Term, row, strip, from, to int, add bo
 		last = tiled
 		last.data = s.left[whole*gemmRows*depth:]
 	}
-	if a.col != 1 {
+	if copied {
 		a = tiled
 	}
-
-	strips := min(pieceStrips, (t.B.n+gemmCols-1)/gemmCols-strip)
 	for i := range strips {
 		b := t.B.data[((strip+i)*t.B.k+from)*gemmCols:][:depth*gemmCols]
 		at, n := (strip+i)*gemmCols, min(gemmCols, t.B.n-(strip+i)*gemmCols)
@@ -235,8 +235,9 @@ func (s *gemmScratch) copyTiles(a gemmLeft, tiles, depth int) {
 		src := a.data[k*a.col:]
 		for t := range tiles {
 			dst := (*[gemmRows]float32)(s.left[(t*depth+k)*gemmRows:])
-			if a.row == 1 {
-				*dst = *(*[gemmRows]float32)(src[t*gemmRows:])
+			if a.row == 1 { // a copy of the array would be a call
+				six := (*[gemmRows]float32)(src[t*gemmRows:])
+				dst[0], dst[1], dst[2], dst[3], dst[4], dst[5] = six[0], six[1], six[2], six[3], six[4], six[5]
 				continue
 			}
 			for r := range dst {

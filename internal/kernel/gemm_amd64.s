@@ -98,6 +98,26 @@ store:
 	VZEROUPPER
 	RET
 
+// func packRowsAVX2(dst, src *float32, k, stride int)
+TEXT ·packRowsAVX2(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ k+16(FP), CX
+	MOVQ stride+24(FP), R8
+	SHLQ $2, R8
+
+row:
+	VMOVUPS (SI), Y0
+	VMOVUPS 32(SI), Y1
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ R8, SI
+	ADDQ $64, DI
+	DECQ CX
+	JNZ  row
+	VZEROUPPER
+	RET
+
 // TRANSPOSE8 writes eight values each of the eight columns at SI, R8 bytes from one to the next, as eight rows of 64 bytes at DI.
 #define TRANSPOSE8(SI, DI) \
 	LEAQ (SI)(R8*4), R11 \
