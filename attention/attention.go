@@ -40,15 +40,22 @@ type Queries struct {
 	Segments []Segment // in the order of the prompt, the queries' own block last
 }
 
-// rowTile is how many tokens share each load of keys and values, keyTile how many keys are scored before the running
-// maximum is looked at again. spanKeys cuts long prompts into stretches of global positions whose partial softmaxes are
-// computed independently and merged in order: work for many threads even when one token asks.
+// keyTile is how many keys are scored before they are taken into the running softmax: a passage of about 100 tokens is one tile.
+// spanKeys cuts long prompts into stretches of global positions whose partial softmaxes are computed independently and
+// merged in order: work for many threads even when one token asks.
 //
-// All three are counted from the start of a block or prompt, so the order of every sum depends on the prompt alone.
+// Both are counted from the start of a block or prompt, so the order of every sum depends on the prompt alone.
 const (
-	rowTile  = 16
-	keyTile  = kernel.KeyTile
-	spanKeys = 2048
+	keyTile  = 4 * kernel.KeyTile
+	spanKeys = 1024
+)
+
+// The queries of an item, tokens times H/G, share each load of keys and values: as many as possible, unless there are too few items then
+// for the threads to end together. No result depends on it.
+const (
+	mostQueries    = 192
+	fewestQueries  = 48
+	itemsPerThread = 8
 )
 
 // An Attend is the task of computing the outputs of several Queries. It keeps its scratch from call to call; one Attend
@@ -67,7 +74,7 @@ type Attend struct {
 	merging bool
 }
 
-// An item is the attention of up to rowTile tokens, for the query heads of one KV head, over one span of keys.
+// An item is the attention of some tokens, for the query heads of one KV head, over one span of keys.
 type item struct {
 	queries    int // index in the batch
 	head       int // KV head
@@ -80,9 +87,9 @@ type item struct {
 
 // scratch holds, for rows·H/G queries: the turned queries and the running softmax, and one tile of keys and values.
 type scratch struct {
-	turned, keys, values []float32 // [queries × D], [keyTile × D], [keyTile × D]
+	turned, keys, values []float32 // [queries × D], [kernel.KeyTile × D], [keyTile × D]
 	state                []float32 // [queries × (2 + D)], see partial
-	scores               []float32 // [queries × keyTile]
+	scores               []float32 // [keyTile / kernel.KeyTile × queries × kernel.KeyTile]
 
 	tiles   kernel.TileSoftmax // does it all, where the CPU has what it needs
 	visible []int32            // [queries], how many keys of a tile each sees
@@ -93,11 +100,13 @@ func (a *Attend) Run(pool *kernel.Pool, shape Shape, rope *Table, batch []Querie
 	a.shape, a.rope, a.batch = shape, rope, batch
 	a.items = a.items[:0]
 	group := shape.Heads / shape.KVHeads
-	parts := 0
+	most, parts := a.itemRows(pool.Threads()), 0
 	for i := range batch {
 		q := &batch[i]
-		for row := 0; row < q.Tokens; row += rowTile {
-			rows := min(rowTile, q.Tokens-row)
+		tiles := (q.Tokens + most - 1) / most
+		for tile := range tiles {
+			row := tile * q.Tokens / tiles
+			rows := (tile+1)*q.Tokens/tiles - row
 			spans := (q.Position+row+rows-1)/spanKeys + 1
 			stride := rows * group * (2 + shape.Dim)
 			for head := range shape.KVHeads {
@@ -115,7 +124,7 @@ func (a *Attend) Run(pool *kernel.Pool, shape Shape, rope *Table, batch []Querie
 		a.parts = make([]float32, parts)
 	}
 	a.parts = a.parts[:parts]
-	a.reserve(pool.Threads(), rowTile*group)
+	a.reserve(pool.Threads(), most*group)
 	a.merging = false
 	pool.Run(len(a.items), a)
 	if parts > 0 {
@@ -125,6 +134,23 @@ func (a *Attend) Run(pool *kernel.Pool, shape Shape, rope *Table, batch []Querie
 	a.batch = nil
 }
 
+// itemRows is how many tokens an item has at most.
+func (a *Attend) itemRows(threads int) int {
+	group := a.shape.Heads / a.shape.KVHeads
+	rows := max(mostQueries/group, 1)
+	for ; rows*group > fewestQueries && rows > 1; rows = (rows + 1) / 2 {
+		items := 0
+		for i := range a.batch {
+			q := &a.batch[i]
+			items += (q.Tokens + rows - 1) / rows * ((q.Position+q.Tokens-1)/spanKeys + 1) * a.shape.KVHeads
+		}
+		if items >= itemsPerThread*threads {
+			break
+		}
+	}
+	return rows
+}
+
 func (a *Attend) reserve(threads, queries int) {
 	d := a.shape.Dim
 	for len(a.scratch) < threads {
@@ -132,10 +158,10 @@ func (a *Attend) reserve(threads, queries int) {
 	}
 	for i := range a.scratch {
 		s := &a.scratch[i]
-		if len(s.turned) < queries*d || len(s.keys) < keyTile*d || len(s.scores) < queries*keyTile {
+		if len(s.turned) < queries*d || len(s.values) < keyTile*d || len(s.scores) < keyTile*queries {
 			s.turned, s.state = make([]float32, queries*d), make([]float32, queries*(2+d))
-			s.keys, s.values = make([]float32, keyTile*d), make([]float32, keyTile*d)
-			s.scores, s.visible = make([]float32, queries*keyTile), make([]int32, queries)
+			s.keys, s.values = make([]float32, kernel.KeyTile*d), make([]float32, keyTile*d)
+			s.scores, s.visible = make([]float32, keyTile*queries), make([]int32, queries)
 		}
 	}
 }
@@ -201,25 +227,37 @@ func (a *Attend) turn(it *item, q *Queries, offset int, dst []float32) {
 func (a *Attend) partial(it *item, q *Queries, seg *Segment, lo, hi int, s *scratch, state []float32) {
 	d, group, n := a.shape.Dim, a.shape.Heads/a.shape.KVHeads, hi-lo
 	if kernel.OnTiles(d) {
+		a.onTiles(it, q, seg, lo, hi, s, state)
+		return
+	}
+	stride := it.rows * group * kernel.KeyTile // of scores
+	k := seg.rows(seg.HeadStride*it.head+lo*d, n*d, s.values)
+	for at := 0; at < n; at += kernel.KeyTile {
+		count := min(kernel.KeyTile, n-at)
+		kernel.Keys(s.keys, k[at*d:], count, d)
+		kernel.Scores(s.scores[at/kernel.KeyTile*stride:], s.turned[:it.rows*group*d], s.keys, count, d)
+	}
+	v := seg.rows(seg.HeadStride*it.head+seg.VOffset+lo*d, n*d, s.values)
+	for r, rows := 0, 0; r < it.rows; r += rows {
+		visible := q.Position + it.row + r - seg.Offset + 1 - lo
+		if rows = 1; visible >= n {
+			rows, visible = it.rows-r, n // this token sees all of the tile, and so do those after it
+		}
+		kernel.Fold(state[r*group*(2+d):(r+rows)*group*(2+d)], s.scores[r*group*kernel.KeyTile:], stride, v, visible, d)
+	}
+}
+
+// onTiles is partial where the kernel does all of it.
+func (a *Attend) onTiles(it *item, q *Queries, seg *Segment, lo, hi int, s *scratch, state []float32) {
+	d, group := a.shape.Dim, a.shape.Heads/a.shape.KVHeads
+	for ; lo < hi; lo += kernel.KeyTile {
+		n := min(kernel.KeyTile, hi-lo)
 		for h := range it.rows * group {
 			s.visible[h] = int32(min(max(q.Position+it.row+h/group-seg.Offset+1-lo, 0), n))
 		}
 		k := seg.rows(seg.HeadStride*it.head+lo*d, n*d, s.keys)
 		v := seg.rows(seg.HeadStride*it.head+seg.VOffset+lo*d, n*d, s.values)
 		s.tiles.Fold(state, k, v, n, s.visible)
-		return
-	}
-	kernel.Keys(s.keys, seg.rows(seg.HeadStride*it.head+lo*d, n*d, s.values), n, d)
-	v := seg.rows(seg.HeadStride*it.head+seg.VOffset+lo*d, n*d, s.values)
-	kernel.Scores(s.scores, s.turned[:it.rows*group*d], s.keys, n, d)
-	for r := range it.rows {
-		visible := min(q.Position+it.row+r-seg.Offset+1-lo, n)
-		if visible <= 0 {
-			continue
-		}
-		for h := r * group; h < (r+1)*group; h++ {
-			kernel.Fold(state[h*(2+d):][:2+d], s.scores[h*keyTile:][:keyTile], v, visible)
-		}
 	}
 }
 

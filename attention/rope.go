@@ -107,8 +107,5 @@ func (t *Table) Reach(n int) {
 // heads.
 func (t *Table) Turn(dst, heads []float32, d, p int, scale float32) {
 	n := 2 * len(t.rope.Freqs)
-	row := (*t.rows.Load())[p*n:][:n]
-	for h := 0; h+d <= len(heads); h += d {
-		kernel.Rotate(dst[h:h+d], heads[h:h+d], row, scale)
-	}
+	kernel.Rotate(dst, heads, (*t.rows.Load())[p*n:][:n], d, scale)
 }

@@ -44,40 +44,64 @@ func Scores(dst, q, keys []float32, n, d int) {
 	}
 }
 
-// Rotate writes src, times scale, to dst with each pair of neighbours turned: turns holds the cosine and the sine for each pair. Values
-// past the turns are scaled alone. dst may be src. Every path has the same bits.
-func Rotate(dst, src, turns []float32, scale float32) {
-	dst, turns = dst[:len(src)], turns[:min(len(turns), len(src))]
-	i := 0
-	if features.avx2 && len(turns) >= 8 {
-		i = len(turns) &^ 7
-		rotateAVX2(&dst[0], &src[0], &turns[0], i, scale)
+// Rotate writes heads of d values from src, times scale, to dst with each pair of neighbours turned: turns holds the cosine and the sine for
+// each pair of a head. Values past the turns are scaled alone. dst may be src. Every path has the same bits.
+func Rotate(dst, src, turns []float32, d int, scale float32) {
+	dst, turns = dst[:len(src)], turns[:min(len(turns), d)]
+	first := 0 // of each head, what is left to do
+	if features.avx2 && len(turns) >= 8 && len(src) >= d {
+		first = len(turns) &^ 7
+		rotateAVX2(&dst[0], &src[0], &turns[0], len(src)/d, first, d, scale)
 	}
-	for ; i+1 < len(turns); i += 2 {
-		c, s := turns[i], turns[i+1]
-		x, y := src[i]*scale, src[i+1]*scale
-		dst[i] = float32(x*c) - float32(y*s)
-		dst[i+1] = float32(y*c) + float32(x*s)
+	if first == d {
+		return
 	}
-	for ; i < len(src); i++ {
-		dst[i] = src[i] * scale
+	for h := 0; h+d <= len(src); h += d {
+		to, from, i := dst[h:h+d], src[h:h+d], first
+		for ; i+1 < len(turns); i += 2 {
+			c, s := turns[i], turns[i+1]
+			x, y := from[i]*scale, from[i+1]*scale
+			to[i] = float32(x*c) - float32(y*s)
+			to[i+1] = float32(y*c) + float32(x*s)
+		}
+		for ; i < d; i++ {
+			to[i] = from[i] * scale
+		}
 	}
 }
 
-// Fold takes n scored rows of values, at most KeyTile, into a running softmax. Its state is the maximum score m, the sum Σ e^(s-m) and
-// the weighted values Σ e^(s-m)·v [d]; v is [n × d]. scores has KeyTile values, of which the first n count; it is overwritten.
-func Fold(state, scores, v []float32, n int) {
-	d := len(state) - 2
-	scores, v = scores[:KeyTile], v[:n*d]
-	if features.avx512 && d%16 == 0 && n > 0 {
-		foldAVX512(&state[0], &scores[0], &v[0], n, d)
+// Fold takes n scored keys into the running softmaxes of several rows. A row's state is the maximum score m, the sum Σ e^(s-m) and the
+// weighted values Σ e^(s-m)·v [d]; states is [rows × (2 + d)], v [n × d]. scores, as Scores writes them, are of one tile of keys after
+// the other, stride values apart; they are overwritten.
+//
+// A row's result does not depend on the other rows. On AVX2 the maximum is that of all n scores at once, elsewhere it moves from
+// tile to tile.
+func Fold(states, scores []float32, stride int, v []float32, n, d int) {
+	rows := len(states) / (2 + d)
+	if rows == 0 || n <= 0 {
 		return
 	}
-	if tiled(d) && n > 0 {
-		foldAVX2(&state[0], &scores[0], &v[0], n, d)
+	states, v = states[:rows*(2+d)], v[:n*d]
+	scores = scores[:(n-1)/KeyTile*stride+rows*KeyTile]
+	if tiled(d) && !(features.avx512 && d%16 == 0) {
+		softmaxAVX2(&states[0], &scores[0], rows, n, 4*stride, d)
+		valuesAVX2(&states[0], &scores[0], &v[0], rows, n, 4*stride, d)
 		return
 	}
-	scores = scores[:n]
+	for from := 0; from < n; from += KeyTile {
+		count := min(KeyTile, n-from)
+		for r := range rows {
+			state, s := states[r*(2+d):][:2+d], scores[from/KeyTile*stride+r*KeyTile:][:KeyTile]
+			if features.avx512 && d%16 == 0 {
+				foldAVX512(&state[0], &s[0], &v[from*d], count, d)
+			} else {
+				foldPortable(state, s[:count], v[from*d:][:count*d])
+			}
+		}
+	}
+}
+
+func foldPortable(state, scores, v []float32) {
 	m, sum, acc := state[0], state[1], state[2:]
 	top := m
 	for _, s := range scores {

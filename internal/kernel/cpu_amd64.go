@@ -38,15 +38,19 @@ func dot4x2AVX2(w0, w1, w2, w3, x0, x1 *float32, n int, out *[2 * panelRows]floa
 //go:noescape
 func f16ToF32AVX2(dst *float32, src *uint16, n int)
 
-// foldAVX512 is foldAVX2 for d a multiple of 16.
+// foldAVX512 is Fold for one row, of n scores, 1 to KeyTile, and d values, a multiple of 16.
 //
 //go:noescape
 func foldAVX512(state, scores, v *float32, n, d int)
 
-// foldAVX2 is Fold of n scores, 1 to KeyTile, and d values a row, a multiple of 8. It reads all KeyTile scores.
+// softmaxAVX2 is the part of Fold that makes weights of scores, valuesAVX2 the one that adds weighted values. d is a multiple of 8, rows
+// and n are above 0; stride, from one tile of scores to the next, is in bytes.
 //
 //go:noescape
-func foldAVX2(state, scores, v *float32, n, d int)
+func softmaxAVX2(states, scores *float32, rows, n, stride, d int)
+
+//go:noescape
+func valuesAVX2(states, weights, v *float32, rows, n, stride, d int)
 
 // swiGLUAVX2 is SwiGLU of n values, a multiple of 8.
 //
@@ -242,10 +246,10 @@ func scoresAVX512(dst, q, keys *float32, rows, d int)
 //go:noescape
 func narrowScoresAVX2(dst, q, keys *float32, rows, d int)
 
-// rotateAVX2 is Rotate of n values, a multiple of 8, above 0.
+// rotateAVX2 is Rotate of the first n values, a multiple of 8, above 0, of each head.
 //
 //go:noescape
-func rotateAVX2(dst, src, turns *float32, n int, scale float32)
+func rotateAVX2(dst, src, turns *float32, heads, n, d int, scale float32)
 
 // f32ToF16AVX2 converts n values, a multiple of 8.
 //

@@ -110,10 +110,15 @@ func scoresAVX2(dst, q, keys *float32, rows, d int)          { panic("kernel: no
 func f32ToF16AVX2(dst *uint16, src *float32, n int)          { panic("kernel: no AVX2 in this build") }
 func halvesAVX2(dst *float32, src *byte, groups, record int) { panic("kernel: no AVX2 in this build") }
 func narrowScoresAVX2(dst, q, keys *float32, rows, d int)    { panic("kernel: no AVX2 in this build") }
-func rotateAVX2(dst, src, turns *float32, n int, scale float32) {
+func rotateAVX2(dst, src, turns *float32, heads, n, d int, scale float32) {
 	panic("kernel: no AVX2 in this build")
 }
-func foldAVX2(state, scores, v *float32, n, d int) { panic("kernel: no AVX2 in this build") }
+func softmaxAVX2(states, scores *float32, rows, n, stride, d int) {
+	panic("kernel: no AVX2 in this build")
+}
+func valuesAVX2(states, weights, v *float32, rows, n, stride, d int) {
+	panic("kernel: no AVX2 in this build")
+}
 
 type gemmArgs struct {
 	dst            *float32

@@ -56,41 +56,69 @@ CONST8(one, 0x3f800000)
 DATA minusInf<>+0x00(SB)/4, $0xff800000
 GLOBL minusInf<>(SB), RODATA|NOPTR, $4
 
-// func foldAVX2(state, scores, v *float32, n, d int)
+// WEIGH makes the weights of the scores at off(BX), and leaves them in Y0. Y5 is the maximum.
+#define WEIGH(off) \
+	VMOVUPS off(BX), Y0 \
+	VSUBPS Y5, Y0, Y0 \
+	EXP
+
+// func softmaxAVX2(states, scores *float32, rows, n, stride, d int)
 //
-// state is the maximum, the sum and d weighted values of a running softmax; n scores, 1 to KeyTile, become its weights.
-TEXT ·foldAVX2(SB), NOSPLIT, $0-40
-	MOVQ state+0(FP), DI
+// A state is the maximum, the sum and d weighted values of a running softmax. The n scores of each row, KeyTile of them every stride
+// bytes, become weights, and what the state holds shrinks where its maximum grows.
+TEXT ·softmaxAVX2(SB), NOSPLIT, $0-48
+	MOVQ states+0(FP), DI
 	MOVQ scores+8(FP), SI
-	MOVQ v+16(FP), DX
+	MOVQ rows+16(FP), R10
 	MOVQ n+24(FP), CX
-	MOVQ d+32(FP), R8
+	MOVQ stride+32(FP), R11
+	MOVQ d+40(FP), R8
 
 	// Y7: the mask of the last vector's values, n modulo 8 of them or all eight.
-	LEAQ -1(CX), AX
+	DECQ CX
+	MOVQ CX, AX
 	ANDQ $7, AX
 	LEAQ ·tailMask+28(SB), BX
 	SHLQ $2, AX
 	SUBQ AX, BX
 	VMOVUPS (BX), Y7
-	LEAQ -1(CX), R9
-	SHRQ $3, R9 // vectors before the last
+	MOVQ CX, R9
+	SHRQ $5, R9 // tiles before the last
+	SHRQ $3, CX
+	ANDQ $3, CX // of that one, vectors before the last
 
+row:
 	// X5: the new maximum.
 	VBROADCASTSS minusInf<>(SB), Y5
 	VMOVAPS Y5, Y6
 	MOVQ SI, BX
 	MOVQ R9, AX
 
-most:
+mostTile:
 	TESTQ AX, AX
 	JZ   mostLast
+	VMAXPS (BX), Y5, Y5
+	VMAXPS 32(BX), Y6, Y6
+	VMAXPS 64(BX), Y5, Y5
+	VMAXPS 96(BX), Y6, Y6
+	ADDQ R11, BX
+	DECQ AX
+	JMP  mostTile
+
+mostLast:
+	VMAXPS Y6, Y5, Y5
+	VBROADCASTSS minusInf<>(SB), Y6
+	MOVQ CX, AX
+
+most:
+	TESTQ AX, AX
+	JZ   mostRest
 	VMAXPS (BX), Y5, Y5
 	ADDQ $32, BX
 	DECQ AX
 	JMP  most
 
-mostLast:
+mostRest:
 	VMOVUPS (BX), Y0
 	VBLENDVPS Y7, Y0, Y6, Y0
 	VMAXPS Y0, Y5, Y5
@@ -105,36 +133,62 @@ mostLast:
 	VMOVSS X5, (DI)
 	VBROADCASTSS X5, Y5
 
-	// Y9: by how much all so far shrinks; 1 where the maximum stays.
-	VMOVUPS one<>(SB), Y9
 	VUCOMISS X8, X5
 	JE   weigh // or no number: then the sum is none either
 	VBROADCASTSS X8, Y0
 	VSUBPS Y5, Y0, Y0
 	EXP
-	VMOVAPS Y0, Y9
+	VMULSS 4(DI), X0, X1
+	VMOVSS X1, 4(DI)
+	MOVQ R8, AX
+	LEAQ 8(DI), BX
+
+shrink:
+	VMULPS (BX), Y0, Y1
+	VMOVUPS Y1, (BX)
+	ADDQ $32, BX
+	SUBQ $8, AX
+	JNZ  shrink
 
 weigh:
-	VXORPS Y6, Y6, Y6
+	VXORPS Y6, Y6, Y6 // sums of the weights
 	MOVQ SI, BX
 	MOVQ R9, AX
 
+weighTile:
+	TESTQ AX, AX
+	JZ   weighLast
+	WEIGH(0)
+	VMOVUPS Y0, (BX)
+	VADDPS Y0, Y6, Y6
+	WEIGH(32)
+	VMOVUPS Y0, 32(BX)
+	VADDPS Y0, Y6, Y6
+	WEIGH(64)
+	VMOVUPS Y0, 64(BX)
+	VADDPS Y0, Y6, Y6
+	WEIGH(96)
+	VMOVUPS Y0, 96(BX)
+	VADDPS Y0, Y6, Y6
+	ADDQ R11, BX
+	DECQ AX
+	JMP  weighTile
+
+weighLast:
+	MOVQ CX, AX
+
 weight:
 	TESTQ AX, AX
-	JZ   weightLast
-	VMOVUPS (BX), Y0
-	VSUBPS Y5, Y0, Y0
-	EXP
+	JZ   weightRest
+	WEIGH(0)
 	VMOVUPS Y0, (BX)
 	VADDPS Y0, Y6, Y6
 	ADDQ $32, BX
 	DECQ AX
 	JMP  weight
 
-weightLast:
-	VMOVUPS (BX), Y0
-	VSUBPS Y5, Y0, Y0
-	EXP
+weightRest:
+	WEIGH(0)
 	VANDPS Y7, Y0, Y0
 	VMOVUPS Y0, (BX)
 	VADDPS Y0, Y6, Y6
@@ -142,76 +196,13 @@ weightLast:
 	VADDPS X0, X6, X6
 	VHADDPS X6, X6, X6
 	VHADDPS X6, X6, X6
-	VMULSS 4(DI), X9, X0
-	VADDSS X6, X0, X0
-	VMOVSS X0, 4(DI)
+	VADDSS 4(DI), X6, X6
+	VMOVSS X6, 4(DI)
 
-	ADDQ $8, DI
-	MOVQ R8, R9
-	SHLQ $2, R9 // bytes a row of values
-
-fold64: // 64 values a round
-	CMPQ R8, $64
-	JLT  fold8
-	VMULPS (DI), Y9, Y0
-	VMULPS 32(DI), Y9, Y1
-	VMULPS 64(DI), Y9, Y2
-	VMULPS 96(DI), Y9, Y3
-	VMULPS 128(DI), Y9, Y4
-	VMULPS 160(DI), Y9, Y5
-	VMULPS 192(DI), Y9, Y6
-	VMULPS 224(DI), Y9, Y7
-	MOVQ DX, BX
-	XORQ AX, AX
-
-row64:
-	VBROADCASTSS (SI)(AX*4), Y8
-	VFMADD231PS (BX), Y8, Y0
-	VFMADD231PS 32(BX), Y8, Y1
-	VFMADD231PS 64(BX), Y8, Y2
-	VFMADD231PS 96(BX), Y8, Y3
-	VFMADD231PS 128(BX), Y8, Y4
-	VFMADD231PS 160(BX), Y8, Y5
-	VFMADD231PS 192(BX), Y8, Y6
-	VFMADD231PS 224(BX), Y8, Y7
-	ADDQ R9, BX
-	INCQ AX
-	CMPQ AX, CX
-	JLT  row64
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	VMOVUPS Y2, 64(DI)
-	VMOVUPS Y3, 96(DI)
-	VMOVUPS Y4, 128(DI)
-	VMOVUPS Y5, 160(DI)
-	VMOVUPS Y6, 192(DI)
-	VMOVUPS Y7, 224(DI)
-	ADDQ $256, DI
-	ADDQ $256, DX
-	SUBQ $64, R8
-	JMP  fold64
-
-fold8:
-	TESTQ R8, R8
-	JZ   folded
-	VMULPS (DI), Y9, Y0
-	MOVQ DX, BX
-	XORQ AX, AX
-
-row8:
-	VBROADCASTSS (SI)(AX*4), Y8
-	VFMADD231PS (BX), Y8, Y0
-	ADDQ R9, BX
-	INCQ AX
-	CMPQ AX, CX
-	JLT  row8
-	VMOVUPS Y0, (DI)
-	ADDQ $32, DI
-	ADDQ $32, DX
-	SUBQ $8, R8
-	JMP  fold8
-
-folded:
+	LEAQ 8(DI)(R8*4), DI
+	ADDQ $128, SI
+	DECQ R10
+	JNZ  row
 	VZEROUPPER
 	RET
 

@@ -128,88 +128,109 @@ func BenchmarkScores(b *testing.B) {
 
 func TestRotate_EveryPath_TheSameBits(t *testing.T) {
 	rng := rand.New(rand.NewPCG(11, 0))
-	for n := 2; n < 80; n++ {
+	const heads = 3
+	for d := 2; d < 80; d++ {
 		for _, pairs := range []int{0, 1, 3, 4, 8, 20, 40} {
-			src, turns := random(rng, n), random(rng, 2*pairs)
+			src, turns := random(rng, heads*d), random(rng, 2*pairs)
 			var results [][]float32
 			eachPath(t, func(*testing.T) {
-				dst := append(make([]float32, n), 7)
-				Rotate(dst[:n], src, turns, 0.125)
+				dst := append(make([]float32, heads*d), 7)
+				Rotate(dst[:heads*d], src, turns, d, 0.125)
 				results = append(results, dst)
 			})
 			for _, got := range results {
-				for i := range n {
-					want := float64(src[i]) * 0.125
-					if i/2 < pairs && i|1 < n {
-						c, s := float64(turns[i&^1]), float64(turns[i|1])
-						x, y := float64(src[i&^1])*0.125, float64(src[i|1])*0.125
-						if want = x*c - y*s; i%2 == 1 {
+				for i := range heads * d {
+					want, in := float64(src[i])*0.125, i%d
+					if in/2 < pairs && in|1 < d {
+						c, s := float64(turns[in&^1]), float64(turns[in|1])
+						x, y := float64(src[i-in%2])*0.125, float64(src[i-in%2+1])*0.125
+						if want = x*c - y*s; in%2 == 1 {
 							want = x*s + y*c
 						}
 					}
 					if math.Abs(float64(got[i])-want) > 1e-6 {
-						t.Fatalf("n %d, %d pairs: value %d = %v, want %v", n, pairs, i, got[i], want)
+						t.Fatalf("d %d, %d pairs: head %d, value %d = %v, want %v", d, pairs, i/d, in, got[i], want)
 					}
 				}
-				if i, ok := sameBits(got, results[0]); !ok || got[n] != 7 {
-					t.Fatalf("n %d, %d pairs: value %d differs between paths, or one wrote past the end", n, pairs, i)
+				if i, ok := sameBits(got, results[0]); !ok || got[heads*d] != 7 {
+					t.Fatalf("d %d, %d pairs: value %d differs between paths, or one wrote past the end", d, pairs, i)
 				}
 			}
 		}
 	}
 }
 
-// A running softmax over tiles of any length is the softmax over all of them, and what lies past a tile's scores does not count.
-func TestFold_TileByTile_IsOneSoftmax(t *testing.T) {
+// Folded piece by piece, of any length, a running softmax is the softmax over all; what lies past a piece's scores does not count; and a
+// row alone has the bits that it has among others.
+func TestFold_PieceByPiece_IsOneSoftmax(t *testing.T) {
 	eachPath(t, func(t *testing.T) {
 		const seed = 12
 		rng := rand.New(rand.NewPCG(seed, 0))
-		for _, d := range []int{1, 7, 8, 16, 63, 64, 72, 80, 128, 200} {
-			for n := 1; n <= KeyTile; n++ {
-				state := append(make([]float32, 2+d), 7)
-				state[0] = float32(math.Inf(-1))
-				var scores, values []float64 // all so far
-				for tile := range 4 {
-					s, v := random(rng, KeyTile), random(rng, n*d+1)[1:]
+		for _, d := range []int{1, 7, 8, 16, 63, 64, 72, 80, 104, 128} {
+			for n := 1; n <= 3*KeyTile+5; n++ {
+				rows := 1 + rng.IntN(5)
+				stride := (rows + rng.IntN(2)) * KeyTile
+				states := append(make([]float32, rows*(2+d)), 7)
+				for r := range rows {
+					states[r*(2+d)] = float32(math.Inf(-1))
+				}
+				all, values := make([][]float64, rows), []float64{} // so far
+				for piece := range 3 {
+					s, v := make([]float32, (n+KeyTile-1)/KeyTile*stride), random(rng, n*d+1)[1:]
 					for i := range s {
-						s[i] = s[i]*10 + float32(tile%3)*5 // the maximum moves, and stays
-						if i >= n {
-							s[i] = 1e6
-						}
+						s[i] = 1e6
 					}
-					for i := range n {
-						scores = append(scores, float64(s[i]))
+					for r := range rows {
+						for i := range n {
+							x := float32(rng.NormFloat64()*10) + float32(piece%2)*5 // the maximum moves, and stays
+							s[i/KeyTile*stride+r*KeyTile+i%KeyTile] = x
+							all[r] = append(all[r], float64(x))
+						}
 					}
 					for _, x := range v {
 						values = append(values, float64(x))
 					}
-					Fold(state[:2+d], s, v, n)
-					m := slices.Max(scores)
-					var sum float64
-					want, size := make([]float64, d), make([]float64, d)
-					for i, x := range scores {
-						e := math.Exp(x - m)
-						sum += e
+					r := rng.IntN(rows)
+					alone, ownScores := slices.Clone(states[r*(2+d):][:2+d]), slices.Clone(s[r*KeyTile:])
+					Fold(alone, ownScores, stride, v, n, d)
+					Fold(states[:rows*(2+d)], s, stride, v, n, d)
+					if i, ok := sameBits(alone, states[r*(2+d):][:2+d]); !ok {
+						t.Fatalf("seed %d, d %d, n %d, piece %d: row %d of %d, value %d of its state = %v, alone %v", seed, d, n, piece, r, rows, i, states[r*(2+d)+i], alone[i])
+					}
+					for r := range rows {
+						state := states[r*(2+d):][:2+d]
+						m, sum, want, size := softmaxOf(all[r], values, d)
+						if float64(state[0]) != m || math.Abs(float64(state[1])-sum) > 2e-6*sum {
+							t.Fatalf("seed %d, d %d, n %d, piece %d, row %d: maximum %v, sum %v, want %v, %v", seed, d, n, piece, r, state[0], state[1], m, sum)
+						}
 						for j := range d {
-							want[j] += e * values[i*d+j]
-							size[j] += e * math.Abs(values[i*d+j])
+							if math.Abs(float64(state[2+j])-want[j]) > 4e-6*size[j] {
+								t.Fatalf("seed %d, d %d, n %d, piece %d, row %d: value %d = %v, want %v", seed, d, n, piece, r, j, state[2+j], want[j])
+							}
 						}
 					}
-					if float64(state[0]) != m || math.Abs(float64(state[1])-sum) > 2e-6*sum {
-						t.Fatalf("seed %d, d %d, n %d, tile %d: maximum %v, sum %v, want %v, %v", seed, d, n, tile, state[0], state[1], m, sum)
-					}
-					for j := range d {
-						if math.Abs(float64(state[2+j])-want[j]) > 4e-6*size[j] {
-							t.Fatalf("seed %d, d %d, n %d, tile %d: value %d = %v, want %v", seed, d, n, tile, j, state[2+j], want[j])
-						}
-					}
-					if state[2+d] != 7 {
-						t.Fatalf("d %d, n %d: wrote past the state", d, n)
+					if states[rows*(2+d)] != 7 {
+						t.Fatalf("d %d, n %d, %d rows: wrote past the states", d, n, rows)
 					}
 				}
 			}
 		}
 	})
+}
+
+// softmaxOf gives the largest score m, Σ e^(s-m), Σ e^(s-m)·v and Σ e^(s-m)·|v|.
+func softmaxOf(scores, values []float64, d int) (m, sum float64, weighted, size []float64) {
+	m = slices.Max(scores)
+	weighted, size = make([]float64, d), make([]float64, d)
+	for i, x := range scores {
+		e := math.Exp(x - m)
+		sum += e
+		for j, v := range values[i*d:][:d] {
+			weighted[j] += e * v
+			size[j] += e * math.Abs(v)
+		}
+	}
+	return m, sum, weighted, size
 }
 
 func TestFold_Extremes(t *testing.T) {
@@ -221,7 +242,7 @@ func TestFold_Extremes(t *testing.T) {
 			for i := range v {
 				v[i] = 1
 			}
-			Fold(state, append(scores, make([]float32, KeyTile)...)[:KeyTile], v, len(scores))
+			Fold(state, append(scores, make([]float32, KeyTile)...)[:KeyTile], KeyTile, v, len(scores), 8)
 			return state
 		}
 		if s := fold(-inf, 3, -inf); s[0] != 3 || s[1] != 1 || s[2] != 1 {
@@ -237,12 +258,17 @@ func TestFold_Extremes(t *testing.T) {
 }
 
 func BenchmarkFold(b *testing.B) {
-	const d = 64
-	rng := rand.New(rand.NewPCG(1, 2))
-	state, fresh, scores, v := make([]float32, 2+d), random(rng, KeyTile), make([]float32, KeyTile), random(rng, KeyTile*d)
-	for b.Loop() {
-		copy(scores, fresh)
-		Fold(state, scores, v, KeyTile)
+	const d, rows = 64, 48
+	for _, n := range []int{KeyTile, 100, 4 * KeyTile} {
+		b.Run(fmt.Sprintf("L=%d", n), func(b *testing.B) {
+			rng := rand.New(rand.NewPCG(1, 2))
+			states, fresh, v := make([]float32, rows*(2+d)), random(rng, rows*4*KeyTile), random(rng, n*d)
+			scores := make([]float32, len(fresh))
+			for b.Loop() {
+				copy(scores, fresh)
+				Fold(states, scores, rows*KeyTile, v, n, d)
+			}
+			b.ReportMetric(2*d*rows*float64(n*b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+		})
 	}
-	b.ReportMetric(2*d*KeyTile*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 }
