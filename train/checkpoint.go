@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"unsafe"
 
@@ -44,10 +45,12 @@ func (t *Trainer) save(files vfs.FS, path string) (err error) {
 		return err
 	}
 	temporary := path + ".writing"
-	if _, err := files.Stat(temporary); err == nil {
-		if removed, err := files.RemoveStale(temporary); err != nil || !removed {
-			return errors.Join(fmt.Errorf("%s: another training writes it", temporary), err)
-		}
+	switch removed, err := files.RemoveStale(temporary); { // what a process that died left
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	case !removed:
+		return fmt.Errorf("%s: another training is writing it", path)
 	}
 	f, err := files.CreateTemp(temporary, 0)
 	if err != nil {

@@ -15,10 +15,9 @@ import (
 // repack brings the layouts up to date after those changed.
 type network struct {
 	model.Config
-	file           *weights.File
 	turn, turnBack *attention.Table
 
-	embedding kernel.Matrix // [V × C], as the file has it; used where the embedding is frozen
+	embedding kernel.Matrix // [V × C], in the file's type; used where the embedding is frozen
 	layers    []layer
 	norm      vector
 	output    linear // [V × C]; the embedding itself where the file ties them
@@ -35,11 +34,6 @@ type network struct {
 type layer struct {
 	attentionNorm, feedForwardNorm                  vector
 	query, key, value, attentionOut, gate, up, down linear
-}
-
-// linears are the layer's matrices in the order in which the vectors of a token pass them.
-func (l *layer) linears() []*linear {
-	return []*linear{&l.query, &l.key, &l.value, &l.attentionOut, &l.gate, &l.up, &l.down}
 }
 
 // A vector is the gains of a norm, [C].
@@ -100,8 +94,8 @@ func newNetwork(file *weights.File, adapter *weights.Adapter, pool *kernel.Pool)
 	for i := range back.Freqs {
 		back.Freqs[i] = -back.Freqs[i]
 	}
-	n := &network{Config: m.Config, file: file, turn: attention.NewTable(rope), turnBack: attention.NewTable(back), layers: make([]layer, m.Layers), adapter: adapter}
-	r := &loader{network: n, pool: pool}
+	n := &network{Config: m.Config, turn: attention.NewTable(rope), turnBack: attention.NewTable(back), layers: make([]layer, m.Layers), adapter: adapter}
+	r := &loader{network: n, file: file, pool: pool}
 	r.allocate()
 	r.load()
 	if adapter != nil && len(n.trainable) != len(adapter.Changes) {
@@ -113,6 +107,7 @@ func newNetwork(file *weights.File, adapter *weights.Adapter, pool *kernel.Pool)
 // loader fills a network.
 type loader struct {
 	*network
+	file   *weights.File
 	pool   *kernel.Pool
 	floats []float32 // of the tensor that is read
 }
@@ -178,7 +173,7 @@ func (r *loader) load() {
 		}
 	} else {
 		t, _ := r.file.Tensor("token_embd.weight")
-		n.embedding, _ = kernel.NewMatrix(t.Type, n.Vocabulary, n.Hidden, t.Data) // model.New checked it
+		n.embedding, _ = kernel.NewMatrix(t.Type, n.Vocabulary, n.Hidden, slices.Clone(t.Data)) // model.New checked it
 	}
 	n.repack(r.pool)
 }

@@ -76,7 +76,7 @@ type Sample struct {
 	Targets []int // which of Tokens are to be predicted, in ascending order
 }
 
-// New makes a Trainer for the model in file, which must stay open. With an adapter the base is frozen and the adapter's matrices are
+// New makes a Trainer for the model in file, which need not stay open. With an adapter the base is frozen and the adapter's matrices are
 // trained, from their present values; without one the base is.
 func New(file *weights.File, adapter *weights.Adapter, o Options) (*Trainer, error) {
 	if err := o.check(); err != nil {
