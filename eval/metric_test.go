@@ -44,8 +44,8 @@ func TestJudge_TakesTheBestAnswer(t *testing.T) {
 		{"Greenwich", []string{"180th meridian"}, Grade{}},
 		{"180th", []string{"180th meridian"}, Grade{F1: 2. / 3}},
 		{"Wilhelm Conrad Röntgen", []string{"Röntgen", "Wilhelm Röntgen"}, Grade{true, false, 4. / 5}}, // contained by the first, F1 by the second
-		{"the cat the cat", []string{"cat cat dog"}, Grade{F1: 4. / 5}},                                  // a word counts as often as it stands on both sides
-		{"antimeridians", []string{"antimeridian"}, Grade{Correct: true}},                                // contained, though not as a word
+		{"the cat the cat", []string{"cat cat dog"}, Grade{F1: 4. / 5}},                                // a word counts as often as it stands on both sides
+		{"antimeridians", []string{"antimeridian"}, Grade{Correct: true}},                              // contained, though not as a word
 		{"anything", []string{"A"}, Grade{}},
 		{"", []string{"Paris"}, Grade{}},
 		{"the", []string{"A"}, Grade{Exact: true, F1: 1}},
