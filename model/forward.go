@@ -204,19 +204,19 @@ func (w *Workspace) attention(l *layer) {
 	m := w.model
 	w.each(normAttention)
 	w.input.Set(w.normed, w.rows, m.Hidden)
-	query := kernel.Product{Dst: w.query, W: &l.query}
-	key, value := kernel.Product{Dst: w.key, W: &l.key}, kernel.Product{Dst: w.value, W: &l.value}
+	query := kernel.Product{Dst: w.query, X: &w.input, W: &l.query}
+	key, value := kernel.Product{Dst: w.key, X: &w.input, W: &l.key}, kernel.Product{Dst: w.value, X: &w.input, W: &l.value}
 	if w.layerIndex < m.Layers-1 {
-		w.product.Run(w.pool, &w.input, query, key, value)
+		w.product.Run(w.pool, query, key, value)
 		w.each(storeKV)
 	} else {
-		w.product.Run(w.pool, &w.input, key, value)
+		w.product.Run(w.pool, key, value)
 		w.each(storeKV)
 		if w.keepWanted(); w.rows == 0 {
 			return
 		}
 		w.input.Set(w.normed, w.rows, m.Hidden)
-		w.product.Run(w.pool, &w.input, query)
+		w.product.Run(w.pool, query)
 	}
 	if l.queryBias != nil {
 		kernel.AddRows(w.query[:w.rows*m.Heads*m.HeadDim], l.queryBias)
@@ -244,7 +244,7 @@ func (w *Workspace) attention(l *layer) {
 	}
 	w.attend.Run(w.pool, attention.Shape{Heads: m.Heads, KVHeads: m.KVHeads, Dim: m.HeadDim}, m.rope, w.queries)
 	w.input.Set(w.attended, w.rows, m.Heads*m.HeadDim)
-	w.productAdd.Run(w.pool, &w.input, kernel.Product{Dst: w.hidden, W: &l.attentionOut})
+	w.productAdd.Run(w.pool, kernel.Product{Dst: w.hidden, X: &w.input, W: &l.attentionOut})
 	if l.attentionOutBias != nil {
 		kernel.AddRows(w.hidden[:w.rows*m.Hidden], l.attentionOutBias)
 	}
@@ -275,10 +275,10 @@ func (w *Workspace) keepWanted() {
 func (w *Workspace) feedForward(l *layer) {
 	w.each(normFeedForward)
 	w.input.Set(w.normed, w.rows, w.model.Hidden)
-	w.product.Run(w.pool, &w.input, kernel.Product{Dst: w.gate, W: &l.gate}, kernel.Product{Dst: w.up, W: &l.up})
+	w.product.Run(w.pool, kernel.Product{Dst: w.gate, X: &w.input, W: &l.gate}, kernel.Product{Dst: w.up, X: &w.input, W: &l.up})
 	w.each(swiGLU)
 	w.input.Set(w.gate, w.rows, w.model.FeedForward)
-	w.productAdd.Run(w.pool, &w.input, kernel.Product{Dst: w.hidden, W: &l.down})
+	w.productAdd.Run(w.pool, kernel.Product{Dst: w.hidden, X: &w.input, W: &l.down})
 }
 
 // output calls the sequences' Logits, outputRows rows at a time, whatever sequences they are of: several answers that grow
@@ -290,7 +290,7 @@ func (w *Workspace) output() {
 		n := min(outputRows, w.rows-row)
 		kernel.RMSNorm(w.normed[:n*m.Hidden], w.hidden[row*m.Hidden:][:n*m.Hidden], m.norm, m.NormEpsilon)
 		w.input.Set(w.normed, n, m.Hidden)
-		w.product.Run(w.pool, &w.input, kernel.Product{Dst: w.logits, W: &m.output})
+		w.product.Run(w.pool, kernel.Product{Dst: w.logits, X: &w.input, W: &m.output})
 		for j := range n {
 			for t == w.parts[part].rows {
 				part, t = part+1, 0

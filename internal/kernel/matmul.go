@@ -39,7 +39,7 @@ func (m *Matrix) Row(dst []float32, i int) {
 // enough for the registers.
 const panelRows = 4
 
-// A MatMul is the task dst [T × M] = x [T × K] · wᵀ, or dst += with Add, for one or a few matrices of the same K. The zero
+// A MatMul is the task dst [T × M] = x [T × K] · wᵀ, or dst += with Add, for one or a few matrices. The zero
 // value is ready; it keeps its scratch from call to call, so one MatMul serves one caller at a time. dst must not alias x.
 //
 // Each output is Σ_k x[k]·w[k] in float32, w dequantized to float32, summed in the path's own fixed order of k. Where w is
@@ -47,20 +47,20 @@ const panelRows = 4
 type MatMul struct {
 	Add bool
 
-	x        *Activations
 	products [maxProducts]Product
 	n        int
 	workers  []scratch // one a worker
 }
 
-// A Product is one matrix of a MatMul and where its outputs go: Dst [T × M].
+// A Product is one matrix of a MatMul, what it is multiplied with, and where the outputs go: Dst [T × M].
 type Product struct {
 	Dst []float32
+	X   *Activations
 	W   *Matrix
 }
 
-// maxProducts is how many matrices have the same input: queries, keys and values.
-const maxProducts = 3
+// maxProducts is how many products may run together: queries, keys and values, and what an adapter adds beside each.
+const maxProducts = 6
 
 // scratch is a worker's memory: weights as a product takes them.
 type scratch struct {
@@ -75,20 +75,23 @@ type scratch struct {
 }
 
 // Run computes the products on the pool.
-func (mm *MatMul) Run(p *Pool, x *Activations, products ...Product) {
-	mm.x, mm.n = x, copy(mm.products[:], products)
+func (mm *MatMul) Run(p *Pool, products ...Product) {
+	if len(products) > maxProducts {
+		panic(fmt.Sprintf("kernel: %d products at a time; at most %d", len(products), maxProducts))
+	}
+	mm.n = copy(mm.products[:], products)
 	if len(mm.workers) < p.Threads() {
 		mm.workers = make([]scratch, p.Threads())
 	}
 	items := 0
 	for i := range mm.n {
 		pr := &mm.products[i]
-		if x.cols != pr.W.Cols {
-			panic(fmt.Sprintf("kernel: rows of %d activations for rows of %d weights", x.cols, pr.W.Cols))
+		if pr.X.cols != pr.W.Cols {
+			panic(fmt.Sprintf("kernel: rows of %d activations for rows of %d weights", pr.X.cols, pr.W.Cols))
 		}
-		pr.Dst = pr.Dst[:x.rows*pr.W.Rows]
+		pr.Dst = pr.Dst[:pr.X.rows*pr.W.Rows]
 		if pr.integer() {
-			x.code(p)
+			pr.X.code(p)
 		}
 		mm.reserve(pr)
 		items += mm.items(pr)
@@ -105,14 +108,14 @@ func (mm *MatMul) reserve(pr *Product) {
 				s.rows = make([]float32, panelRows*pr.W.Cols)
 			}
 			continue
-		case together(mm.x.rows) > 0:
+		case together(pr.X.rows) > 0:
 			s.panel.reserve(panelGroups(pr.W.Cols / groupLen))
 			if features.amx && s.tiles == nil {
 				s.tiles = Memory(4096)
 			}
 		}
-		if pr.W.Rows%tileRows != 0 && len(s.last) < mm.x.rows*tileRows {
-			s.last = make([]float32, mm.x.rows*tileRows)
+		if pr.W.Rows%tileRows != 0 && len(s.last) < pr.X.rows*tileRows {
+			s.last = make([]float32, pr.X.rows*tileRows)
 		}
 	}
 }
@@ -126,7 +129,7 @@ func (mm *MatMul) items(pr *Product) int {
 // itemTiles is how many tiles of weights an item of work is. Weights that only stream by are read in long stretches, which hardware's
 // own prefetching sees through, a few for every worker.
 func (mm *MatMul) itemTiles(pr *Product) int {
-	if together(mm.x.rows) > 0 {
+	if together(pr.X.rows) > 0 {
 		return 1
 	}
 	items := 3 * len(mm.workers)
@@ -191,7 +194,7 @@ func together(rows int) int {
 
 // tile computes the outputs of one tile of packed weights.
 func (mm *MatMul) tile(s *scratch, pr *Product, tile int) {
-	w, x := pr.W, mm.x
+	w, x := pr.W, pr.X
 	dst, stride := pr.Dst[tile*tileRows:], w.Rows
 	rows := min(tileRows, w.Rows-tile*tileRows)
 	if rows < tileRows {
@@ -204,12 +207,12 @@ func (mm *MatMul) tile(s *scratch, pr *Product, tile int) {
 	switch {
 	case many == 0:
 	case features.amx:
-		mm.onTiles(s, w, tile, dst, stride, many)
+		mm.onTiles(s, pr, tile, dst, stride, many)
 	default:
-		mm.unpacked(s, w, tile, dst, stride, many)
+		mm.unpacked(s, pr, tile, dst, stride, many)
 	}
 	for t := many; t < x.rows; t++ {
-		mm.streamed(s, w, tile, dst[t*stride:], t)
+		mm.streamed(s, pr, tile, dst[t*stride:], t)
 	}
 	if rows < tileRows {
 		for t := range x.rows {
@@ -219,7 +222,8 @@ func (mm *MatMul) tile(s *scratch, pr *Product, tile int) {
 }
 
 // unpacked computes a tile's outputs for the first tokens of x, a multiple of tileTokens: dst [tokens × stride].
-func (mm *MatMul) unpacked(s *scratch, w *Matrix, tile int, dst []float32, stride, tokens int) {
+func (mm *MatMul) unpacked(s *scratch, pr *Product, tile int, dst []float32, stride, tokens int) {
+	w, x := pr.W, pr.X
 	groups := w.Cols / groupLen
 	step := panelGroups(groups)
 	for from := 0; from < groups; from += step {
@@ -235,7 +239,7 @@ func (mm *MatMul) unpacked(s *scratch, w *Matrix, tile int, dst []float32, strid
 		for t := 0; t < tokens; t += tileTokens() {
 			g := t*groups + from
 			s.tile.dst = &dst[t*stride]
-			s.tile.x, s.tile.xScales, s.tile.xSums = &mm.x.codes[g*groupLen], &mm.x.scales[g], &mm.x.sums[g]
+			s.tile.x, s.tile.xScales, s.tile.xSums = &x.codes[g*groupLen], &x.scales[g], &x.sums[g]
 			if features.avx512 {
 				tile8AVX512(&s.tile)
 			} else {
@@ -246,7 +250,8 @@ func (mm *MatMul) unpacked(s *scratch, w *Matrix, tile int, dst []float32, strid
 }
 
 // onTiles is unpacked on AMX's tiles, for any number of tokens.
-func (mm *MatMul) onTiles(s *scratch, w *Matrix, tile int, dst []float32, stride, tokens int) {
+func (mm *MatMul) onTiles(s *scratch, pr *Product, tile int, dst []float32, stride, tokens int) {
+	w, x := pr.W, pr.X
 	p, groups := w.packed, w.Cols/groupLen
 	step := panelGroups(groups)
 	for from := 0; from < groups; from += step {
@@ -254,8 +259,8 @@ func (mm *MatMul) onTiles(s *scratch, w *Matrix, tile int, dst []float32, stride
 		p.unpackBytes(&s.panel, tile*groups+from, n)
 		s.amx = amxArgs{
 			dst: &dst[0], dstStride: uintptr(stride) * 4,
-			x: &mm.x.bytes[from*2*groupLen], xStride: uintptr(w.Cols) * 2,
-			xScales: &mm.x.scales[from], xSums: &mm.x.sums[from], groupStride: uintptr(groups) * 4,
+			x: &x.bytes[from*2*groupLen], xStride: uintptr(w.Cols) * 2,
+			xScales: &x.scales[from], xSums: &x.sums[from], groupStride: uintptr(groups) * 4,
 			codes: &s.panel.bytes[0], scales: &s.panel.scales[0], groups: n, parts: p.parts,
 			partCodes: groupLen / p.parts * tileRows, rest: 2*groupLen - 16*p.parts, add: flag(mm.Add || from > 0),
 			tokens: tokens, buffer: &s.tiles[0], config: &tileConfigs[p.parts-1],
@@ -282,12 +287,12 @@ func tileConfig(columns byte) (c [64]byte) {
 }
 
 // streamed computes a tile's outputs for token t: dst [tileRows].
-func (mm *MatMul) streamed(s *scratch, w *Matrix, tile int, dst []float32, t int) {
-	p, groups := w.packed, w.Cols/groupLen
+func (mm *MatMul) streamed(s *scratch, pr *Product, tile int, dst []float32, t int) {
+	x, p, groups := pr.X, pr.W.packed, pr.W.Cols/groupLen
 	g := t * groups
 	s.stream = streamArgs{
 		records: &p.data[tile*groups*p.record], record: uintptr(p.record), groups: groups, dst: &dst[0],
-		x: &mm.x.codes[g*groupLen], xScales: &mm.x.scales[g], xSums: &mm.x.sums[g], xTotals: &mm.x.totals[g],
+		x: &x.codes[g*groupLen], xScales: &x.scales[g], xSums: &x.sums[g], xTotals: &x.totals[g],
 		bias: p.bias, parts: p.parts, half: flag(p.half), mins: flag(p.mins), add: flag(mm.Add),
 	}
 	switch {
@@ -311,7 +316,7 @@ func flag(b bool) int {
 
 // floats computes the outputs of one tile with weights as float32.
 func (mm *MatMul) floats(s *scratch, pr *Product, tile int) {
-	w, k, x := pr.W, pr.W.Cols, mm.x.x
+	w, k, x := pr.W, pr.W.Cols, pr.X.x
 	for m := tile * tileRows; m < min((tile+1)*tileRows, w.Rows); m += panelRows {
 		n := min(panelRows, w.Rows-m)
 		panel := w.floats(s, m, n)
@@ -327,12 +332,12 @@ func (mm *MatMul) floats(s *scratch, pr *Product, tile int) {
 			w3 = panel[3*k : 4*k]
 		}
 		t := 0
-		for ; t+1 < mm.x.rows; t += 2 {
+		for ; t+1 < pr.X.rows; t += 2 {
 			sums := dot4x2(w0, w1, w2, w3, x[t*k:(t+1)*k], x[(t+1)*k:(t+2)*k])
 			mm.store(pr, t, m, sums[:n])
 			mm.store(pr, t+1, m, sums[panelRows:][:n])
 		}
-		if t < mm.x.rows {
+		if t < pr.X.rows {
 			sums := dot4(w0, w1, w2, w3, x[t*k:(t+1)*k])
 			mm.store(pr, t, m, sums[:n])
 		}
