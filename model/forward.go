@@ -60,18 +60,21 @@ type Workspace struct {
 	parts []part
 	rows  int
 
-	hidden, normed      []float32          // [T × C]
-	query, attended     []float32          // [T × H × D]
-	key, value          []float32          // [T × G × D]
-	gate, up            []float32          // [T × F]
-	logits              []float32          // [outputRows × V]
-	input               kernel.Activations // what the next products multiply
-	product, productAdd kernel.MatMul
-	attend              attention.Attend
-	queries             []attention.Queries
-	segments            []attention.Segment
-	rowsTask            rowsTask
-	layerIndex          int
+	hidden, normed  []float32          // [T × C]
+	query, attended []float32          // [T × H × D]
+	key, value      []float32          // [T × G × D]
+	gate, up        []float32          // [T × F]
+	logits          []float32          // [outputRows × V]
+	input           kernel.Activations // what the next products multiply
+	product         kernel.MatMul
+	products        [2 * maxProjections]kernel.Product
+	low             [maxProjections][]float32 // [T × R], an adapter's activations
+	lowInput        [maxProjections]kernel.Activations
+	attend          attention.Attend
+	queries         []attention.Queries
+	segments        []attention.Segment
+	rowsTask        rowsTask
+	layerIndex      int
 }
 
 // part is the rows of one sequence in the batch that is passing the layers.
@@ -87,7 +90,6 @@ type part struct {
 // NewWorkspace makes a workspace with threads workers, which live until Close.
 func (m *Model) NewWorkspace(threads int) *Workspace {
 	w := &Workspace{model: m, pool: kernel.NewPool(threads)}
-	w.productAdd.Add = true
 	w.rowsTask.w = w
 	return w
 }
@@ -203,20 +205,17 @@ func (w *Workspace) pass() {
 func (w *Workspace) attention(l *layer) {
 	m := w.model
 	w.each(normAttention)
-	w.input.Set(w.normed, w.rows, m.Hidden)
-	query := kernel.Product{Dst: w.query, X: &w.input, W: &l.query}
-	key, value := kernel.Product{Dst: w.key, X: &w.input, W: &l.key}, kernel.Product{Dst: w.value, X: &w.input, W: &l.value}
+	query, key, value := projection{w.query, &l.query}, projection{w.key, &l.key}, projection{w.value, &l.value}
 	if w.layerIndex < m.Layers-1 {
-		w.product.Run(w.pool, query, key, value)
+		w.multiply(w.normed, false, query, key, value)
 		w.each(storeKV)
 	} else {
-		w.product.Run(w.pool, key, value)
+		w.multiply(w.normed, false, key, value)
 		w.each(storeKV)
 		if w.keepWanted(); w.rows == 0 {
 			return
 		}
-		w.input.Set(w.normed, w.rows, m.Hidden)
-		w.product.Run(w.pool, query)
+		w.multiply(w.normed, false, query)
 	}
 	if l.queryBias != nil {
 		kernel.AddRows(w.query[:w.rows*m.Heads*m.HeadDim], l.queryBias)
@@ -243,8 +242,7 @@ func (w *Workspace) attention(l *layer) {
 		})
 	}
 	w.attend.Run(w.pool, attention.Shape{Heads: m.Heads, KVHeads: m.KVHeads, Dim: m.HeadDim}, m.rope, w.queries)
-	w.input.Set(w.attended, w.rows, m.Heads*m.HeadDim)
-	w.productAdd.Run(w.pool, kernel.Product{Dst: w.hidden, X: &w.input, W: &l.attentionOut})
+	w.multiply(w.attended, true, projection{w.hidden, &l.attentionOut})
 	if l.attentionOutBias != nil {
 		kernel.AddRows(w.hidden[:w.rows*m.Hidden], l.attentionOutBias)
 	}
@@ -274,11 +272,9 @@ func (w *Workspace) keepWanted() {
 // feedForward adds down(silu(gate(x))·up(x)) to the hidden state.
 func (w *Workspace) feedForward(l *layer) {
 	w.each(normFeedForward)
-	w.input.Set(w.normed, w.rows, w.model.Hidden)
-	w.product.Run(w.pool, kernel.Product{Dst: w.gate, X: &w.input, W: &l.gate}, kernel.Product{Dst: w.up, X: &w.input, W: &l.up})
+	w.multiply(w.normed, false, projection{w.gate, &l.gate}, projection{w.up, &l.up})
 	w.each(swiGLU)
-	w.input.Set(w.gate, w.rows, w.model.FeedForward)
-	w.productAdd.Run(w.pool, kernel.Product{Dst: w.hidden, X: &w.input, W: &l.down})
+	w.multiply(w.gate, true, projection{w.hidden, &l.down})
 }
 
 // output calls the sequences' Logits, outputRows rows at a time, whatever sequences they are of: several answers that grow
@@ -321,24 +317,26 @@ func (b *KV) segment(layer, offset int) attention.Segment {
 // reserve makes the buffers large enough for the gathered rows.
 func (w *Workspace) reserve() {
 	c := &w.model.Config
-	grow := func(buf *[]float32, width int) {
-		if n := w.rows * width; cap(*buf) < n {
-			*buf = make([]float32, n)
-		} else {
-			*buf = (*buf)[:n]
-		}
-	}
-	grow(&w.hidden, c.Hidden)
-	grow(&w.normed, c.Hidden)
-	grow(&w.query, c.Heads*c.HeadDim)
-	grow(&w.attended, c.Heads*c.HeadDim)
-	grow(&w.key, c.KVHeads*c.HeadDim)
-	grow(&w.value, c.KVHeads*c.HeadDim)
-	grow(&w.gate, c.FeedForward)
-	grow(&w.up, c.FeedForward)
+	grow(&w.hidden, w.rows*c.Hidden)
+	grow(&w.normed, w.rows*c.Hidden)
+	grow(&w.query, w.rows*c.Heads*c.HeadDim)
+	grow(&w.attended, w.rows*c.Heads*c.HeadDim)
+	grow(&w.key, w.rows*c.KVHeads*c.HeadDim)
+	grow(&w.value, w.rows*c.KVHeads*c.HeadDim)
+	grow(&w.gate, w.rows*c.FeedForward)
+	grow(&w.up, w.rows*c.FeedForward)
 	if w.logits == nil {
 		w.logits = make([]float32, outputRows*c.Vocabulary)
 	}
+}
+
+// grow returns buf with room for n values; what it held may be lost.
+func grow(buf *[]float32, n int) []float32 {
+	if cap(*buf) < n {
+		*buf = make([]float32, n)
+	}
+	*buf = (*buf)[:n]
+	return *buf
 }
 
 // A rowsTask is work on activations row by row; an item is itemRows rows.

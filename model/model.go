@@ -30,6 +30,8 @@ type Model struct {
 	layers    []layer
 	norm      []float32     // [C]
 	output    kernel.Matrix // [V × C], the embedding itself where the file ties them
+
+	perToken float64 // floating-point operations of the layers' matrices
 }
 
 // Config is the shape of a model.
@@ -49,11 +51,25 @@ type Config struct {
 // layer is one transformer block: attention and feed-forward, each after a norm and added to the hidden state.
 type layer struct {
 	attentionNorm, feedForwardNorm []float32 // [C]
-	query, key, value              kernel.Matrix
+	query, key, value              linear
 	queryBias, keyBias, valueBias  []float32 // nil where the model has none
-	attentionOut                   kernel.Matrix
+	attentionOut                   linear
 	attentionOutBias               []float32
-	gate, up, down                 kernel.Matrix
+	gate, up, down                 linear
+}
+
+// linear is a matrix, and what an adapter adds beside it.
+type linear struct {
+	kernel.Matrix
+	low *lowRank // nil: nothing
+}
+
+// linears are a layer's matrices by the names that the file has for them.
+func (l *layer) linears() map[string]*linear {
+	return map[string]*linear{
+		"attn_q": &l.query, "attn_k": &l.key, "attn_v": &l.value, "attn_output": &l.attentionOut,
+		"ffn_gate": &l.gate, "ffn_up": &l.up, "ffn_down": &l.down,
+	}
 }
 
 // New reads the shape from the file's metadata and finds every tensor of it. A model that this code would compute
@@ -79,6 +95,7 @@ func New(file *weights.File) (*Model, error) {
 	}
 	m.rope = attention.NewTable(m.angles)
 	m.pack()
+	m.count()
 	return m, nil
 }
 
@@ -88,7 +105,7 @@ func (m *Model) pack() {
 	all := []*kernel.Matrix{&m.output}
 	for i := range m.layers {
 		l := &m.layers[i]
-		all = append(all, &l.query, &l.key, &l.value, &l.attentionOut, &l.gate, &l.up, &l.down)
+		all = append(all, &l.query.Matrix, &l.key.Matrix, &l.value.Matrix, &l.attentionOut.Matrix, &l.gate.Matrix, &l.up.Matrix, &l.down.Matrix)
 	}
 	total := 0
 	for _, w := range all {
@@ -124,13 +141,21 @@ func (m *Model) RoPE() attention.RoPE { return m.angles }
 // FLOPs counts floating-point operations of prefilling n tokens that come after before others in what they attend to:
 // 2 for each matrix weight that a token passes, and 4·D for each query head, attended position and layer.
 func (m *Model) FLOPs(n, before int) (matrices, attention float64) {
-	l := &m.layers[0]
-	perToken := 0.0
-	for _, w := range []*kernel.Matrix{&l.query, &l.key, &l.value, &l.attentionOut, &l.gate, &l.up, &l.down} {
-		perToken += 2 * float64(w.Rows) * float64(w.Cols)
-	}
 	positions := float64(n)*float64(before) + float64(n)*float64(n+1)/2
-	return perToken * float64(m.Layers) * float64(n), 4 * float64(m.HeadDim*m.Heads*m.Layers) * positions
+	return m.perToken * float64(n), 4 * float64(m.HeadDim*m.Heads*m.Layers) * positions
+}
+
+// count sets perToken.
+func (m *Model) count() {
+	m.perToken = 0
+	for i := range m.layers {
+		for _, w := range m.layers[i].linears() {
+			m.perToken += 2 * float64(w.Rows) * float64(w.Cols)
+			if w.low != nil {
+				m.perToken += 2 * float64(w.low.a.Rows) * float64(w.Rows+w.Cols)
+			}
+		}
+	}
 }
 
 // OutputFLOPs counts the operations of the output head for one token.
@@ -241,18 +266,18 @@ func (r *reader) tensors(m *Model) {
 		name := func(s string) string { return fmt.Sprintf("blk.%d.%s", i, s) }
 		m.layers = append(m.layers, layer{
 			attentionNorm:    r.vector(name("attn_norm.weight"), c.Hidden),
-			query:            r.matrix(name("attn_q.weight"), q, c.Hidden),
-			key:              r.matrix(name("attn_k.weight"), kv, c.Hidden),
-			value:            r.matrix(name("attn_v.weight"), kv, c.Hidden),
+			query:            linear{Matrix: r.matrix(name("attn_q.weight"), q, c.Hidden)},
+			key:              linear{Matrix: r.matrix(name("attn_k.weight"), kv, c.Hidden)},
+			value:            linear{Matrix: r.matrix(name("attn_v.weight"), kv, c.Hidden)},
 			queryBias:        r.optional(name("attn_q.bias"), q),
 			keyBias:          r.optional(name("attn_k.bias"), kv),
 			valueBias:        r.optional(name("attn_v.bias"), kv),
-			attentionOut:     r.matrix(name("attn_output.weight"), c.Hidden, q),
+			attentionOut:     linear{Matrix: r.matrix(name("attn_output.weight"), c.Hidden, q)},
 			attentionOutBias: r.optional(name("attn_output.bias"), c.Hidden),
 			feedForwardNorm:  r.vector(name("ffn_norm.weight"), c.Hidden),
-			gate:             r.matrix(name("ffn_gate.weight"), c.FeedForward, c.Hidden),
-			up:               r.matrix(name("ffn_up.weight"), c.FeedForward, c.Hidden),
-			down:             r.matrix(name("ffn_down.weight"), c.Hidden, c.FeedForward),
+			gate:             linear{Matrix: r.matrix(name("ffn_gate.weight"), c.FeedForward, c.Hidden)},
+			up:               linear{Matrix: r.matrix(name("ffn_up.weight"), c.FeedForward, c.Hidden)},
+			down:             linear{Matrix: r.matrix(name("ffn_down.weight"), c.Hidden, c.FeedForward)},
 		})
 	}
 	if r.err == nil {

@@ -45,8 +45,6 @@ const panelRows = 4
 // Each output is Σ_k x[k]·w[k] in float32, w dequantized to float32, summed in the path's own fixed order of k. Where w is
 // packed, x is taken as 16-bit codes (see Activations) and sums are exact within a group of columns.
 type MatMul struct {
-	Add bool
-
 	products [maxProducts]Product
 	n        int
 	workers  []scratch // one a worker
@@ -57,6 +55,7 @@ type Product struct {
 	Dst []float32
 	X   *Activations
 	W   *Matrix
+	Add bool // to what Dst holds
 }
 
 // maxProducts is how many products may run together: queries, keys and values, and what an adapter adds beside each.
@@ -231,7 +230,7 @@ func (mm *MatMul) unpacked(s *scratch, pr *Product, tile int, dst []float32, str
 		w.packed.unpack(&s.panel, tile*groups+from, n)
 		s.tile = tileArgs{
 			dstStride: uintptr(stride) * 4, xStride: uintptr(w.Cols) * 2, groupStride: uintptr(groups) * 4,
-			codes: &s.panel.codes[0], scales: &s.panel.scales[0], groups: n, parts: w.packed.parts, add: flag(mm.Add || from > 0),
+			codes: &s.panel.codes[0], scales: &s.panel.scales[0], groups: n, parts: w.packed.parts, add: flag(pr.Add || from > 0),
 		}
 		if w.packed.mins {
 			s.tile.mins = &s.panel.mins[0]
@@ -262,7 +261,7 @@ func (mm *MatMul) onTiles(s *scratch, pr *Product, tile int, dst []float32, stri
 			x: &x.bytes[from*2*groupLen], xStride: uintptr(w.Cols) * 2,
 			xScales: &x.scales[from], xSums: &x.sums[from], groupStride: uintptr(groups) * 4,
 			codes: &s.panel.bytes[0], scales: &s.panel.scales[0], groups: n, parts: p.parts,
-			partCodes: groupLen / p.parts * tileRows, rest: 2*groupLen - 16*p.parts, add: flag(mm.Add || from > 0),
+			partCodes: groupLen / p.parts * tileRows, rest: 2*groupLen - 16*p.parts, add: flag(pr.Add || from > 0),
 			tokens: tokens, buffer: &s.tiles[0], config: &tileConfigs[p.parts-1],
 		}
 		if p.mins {
@@ -293,7 +292,7 @@ func (mm *MatMul) streamed(s *scratch, pr *Product, tile int, dst []float32, t i
 	s.stream = streamArgs{
 		records: &p.data[tile*groups*p.record], record: uintptr(p.record), groups: groups, dst: &dst[0],
 		x: &x.codes[g*groupLen], xScales: &x.scales[g], xSums: &x.sums[g], xTotals: &x.totals[g],
-		bias: p.bias, parts: p.parts, half: flag(p.half), mins: flag(p.mins), add: flag(mm.Add),
+		bias: p.bias, parts: p.parts, half: flag(p.half), mins: flag(p.mins), add: flag(pr.Add),
 	}
 	switch {
 	case p.bits == 4 && features.avx512:
@@ -358,7 +357,7 @@ func (w *Matrix) floats(s *scratch, m, n int) []float32 {
 
 func (mm *MatMul) store(pr *Product, t, m int, sums []float32) {
 	out := pr.Dst[t*pr.W.Rows+m:][:len(sums)]
-	if !mm.Add {
+	if !pr.Add {
 		copy(out, sums)
 		return
 	}

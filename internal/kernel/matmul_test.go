@@ -165,6 +165,7 @@ func TestMatMul_RowsAndThreads_SameBits(t *testing.T) {
 			x := random(rng, tokens*s.k)
 			want := make([]float32, tokens*s.m)
 			one := NewPool(1)
+			w.Pack(one, Memory(w.PackedBytes()))
 			multiply(new(MatMul), one, want, x, tokens, &w)
 			one.Close()
 			for threads := 1; threads <= 3; threads++ {
@@ -194,11 +195,14 @@ func TestMatMul_Add_AddsTheSameProduct(t *testing.T) {
 		pool := NewPool(2)
 		defer pool.Close()
 		w, x, before := randomMatrix(rng, Q4_0, m, k), random(rng, rows*k), random(rng, rows*m)
+		w.Pack(pool, Memory(w.PackedBytes()))
 		product, sum := make([]float32, rows*m), append([]float32(nil), before...)
 		multiply(new(MatMul), pool, product, x, rows, &w)
-		multiply(&MatMul{Add: true}, pool, sum, x, rows, &w)
+		var a Activations
+		a.Set(x, rows, k)
+		new(MatMul).Run(pool, Product{Dst: sum, X: &a, W: &w, Add: true})
 		for i := range sum {
-			if want := before[i] + product[i]; sum[i] != want {
+			if want := before[i] + product[i]; !(math.Abs(float64(sum[i]-want)) <= 1e-5) {
 				t.Errorf("output %d = %v, want %v + %v = %v", i, sum[i], before[i], product[i], want)
 			}
 		}
@@ -215,7 +219,7 @@ func TestMatMul_AfterTheFirstCall_AllocatesNothing(t *testing.T) {
 		w.Pack(pool, Memory(w.PackedBytes()))
 		var mm MatMul
 		var a Activations
-		if n := testing.AllocsPerRun(20, func() { a.Set(x, rows, k); mm.Run(pool, Product{dst, &a, &w}) }); n != 0 {
+		if n := testing.AllocsPerRun(20, func() { a.Set(x, rows, k); mm.Run(pool, Product{Dst: dst, X: &a, W: &w}) }); n != 0 {
 			t.Errorf("%v allocations a call, want 0", n)
 		}
 	})

@@ -11,7 +11,7 @@ import (
 func multiply(mm *MatMul, pool *Pool, dst, x []float32, rows int, w *Matrix) {
 	var a Activations
 	a.Set(x, rows, w.Cols)
-	mm.Run(pool, Product{dst, &a, w})
+	mm.Run(pool, Product{Dst: dst, X: &a, W: w})
 }
 
 func TestMatMul_Packed_AgreesWithFloat64OfTheCodes(t *testing.T) {
@@ -44,7 +44,7 @@ func TestMatMul_Packed_AgreesWithFloat64OfTheCodes(t *testing.T) {
 						var a Activations
 						a.Set(x, rows, k)
 						dst := make([]float32, rows*m)
-						mm.Run(pool, Product{dst, &a, &w})
+						mm.Run(pool, Product{Dst: dst, X: &a, W: &w})
 						coded := make([]float32, len(x))
 						for i, c := range a.codes[:len(x)] {
 							scale := a.scales[i/groupLen]
@@ -112,7 +112,7 @@ func BenchmarkMatMulPacked(b *testing.B) {
 					var a Activations
 					for b.Loop() {
 						a.Set(x, rows, k)
-						mm.Run(pool, Product{dst, &a, &w})
+						mm.Run(pool, Product{Dst: dst, X: &a, W: &w})
 					}
 					b.ReportMetric(float64(m*k*rows)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GMAC/s")
 				})
