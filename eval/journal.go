@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/tessera-llm/tessera/kv"
+	"github.com/tessera-llm/tessera/weights"
 )
 
 // A journal is the answers of one kind of run over one dataset, a JSON line each as they come, so that a run that was killed goes on
@@ -24,20 +25,20 @@ type journal struct {
 
 // A runKey is all that the answer to a question of a dataset depends on.
 type runKey struct {
-	Schema    int     `json:"schema"`
-	Dataset   string  `json:"dataset"`
-	Data      Hash    `json:"data_sha256"`
-	Attention string  `json:"attention"`
-	Reencoded bool    `json:"reencoded"`
-	Shuffle   *uint64 `json:"shuffle"`
-	Passages  int     `json:"passages"`
-	MaxTokens int     `json:"max_tokens"`
-	Prompt    string  `json:"prompt_format"`
-	KV        string  `json:"kv"`
-	Kernel    string  `json:"kernel_path"`
-	Numerics  int     `json:"numerics"`
-	Model     Hash    `json:"model_fingerprint"`
-	Adapter   *Hash   `json:"adapter_fingerprint"`
+	Schema    int           `json:"schema"`
+	Dataset   string        `json:"dataset"`
+	Data      weights.Hash  `json:"data_sha256"`
+	Attention string        `json:"attention"`
+	Reencoded bool          `json:"reencoded"`
+	Shuffle   *uint64       `json:"shuffle"`
+	Passages  int           `json:"passages"`
+	MaxTokens int           `json:"max_tokens"`
+	Prompt    string        `json:"prompt_format"`
+	KV        string        `json:"kv"`
+	Kernel    string        `json:"kernel_path"`
+	Numerics  int           `json:"numerics"`
+	Model     weights.Hash  `json:"model_fingerprint"`
+	Adapter   *weights.Hash `json:"adapter_fingerprint"`
 }
 
 // openJournal opens the journal of key in folder dir, both made where they are missing. What a killed run left of a line is cut off.

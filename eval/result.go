@@ -1,7 +1,6 @@
 package eval
 
 import (
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,38 +9,22 @@ import (
 
 	"github.com/tessera-llm/tessera/engine"
 	"github.com/tessera-llm/tessera/prompt"
+	"github.com/tessera-llm/tessera/weights"
 )
 
 // Weights are what answers.
 type Weights struct {
-	Model       string  `json:"model"` // the file's name
-	Fingerprint Hash    `json:"model_fingerprint"`
-	Adapter     *string `json:"adapter"` // the file's name; null: none
-	AdapterHash *Hash   `json:"adapter_fingerprint"`
-}
-
-// A Hash is 32 bytes, in JSON as hexadecimal digits.
-type Hash [32]byte
-
-func (h Hash) String() string { return hex.EncodeToString(h[:]) }
-
-// MarshalText writes the digits.
-func (h Hash) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
-
-// UnmarshalText reads 64 digits.
-func (h *Hash) UnmarshalText(b []byte) error {
-	n, err := hex.Decode(h[:], b[:min(len(b), 64)])
-	if err != nil || n != len(h) || len(b) != 64 {
-		return fmt.Errorf("hash %q: want 64 hexadecimal digits", b)
-	}
-	return nil
+	Model       string        `json:"model"` // the file's name
+	Fingerprint weights.Hash  `json:"model_fingerprint"`
+	Adapter     *string       `json:"adapter"` // the file's name; null: none
+	AdapterHash *weights.Hash `json:"adapter_fingerprint"`
 }
 
 // A Result is the accuracy of one run over one dataset, in the JSON form that `tessera eval --json` prints.
 type Result struct {
-	Schema  int    `json:"schema"` // 1
-	Dataset string `json:"dataset"`
-	Data    Hash   `json:"data_sha256"`
+	Schema  int          `json:"schema"` // 1
+	Dataset string       `json:"dataset"`
+	Data    weights.Hash `json:"data_sha256"`
 
 	Attention engine.Attention `json:"attention"`
 	Reencoded bool             `json:"reencoded"` // false: the ablation

@@ -17,6 +17,7 @@ import (
 	"github.com/tessera-llm/tessera/internal/testenv"
 	"github.com/tessera-llm/tessera/kv"
 	"github.com/tessera-llm/tessera/prompt"
+	"github.com/tessera-llm/tessera/weights"
 )
 
 var (
@@ -39,7 +40,7 @@ func newRunner(t *testing.T, ram int64) *Runner {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
-	return &Runner{Model: m, Work: work, Tok: tok, Template: template, Weights: Weights{Model: "tiny.gguf", Fingerprint: Hash{1}}, Type: kv.F16, Blocks: store, RAMBytes: ram}
+	return &Runner{Model: m, Work: work, Tok: tok, Template: template, Weights: Weights{Model: "tiny.gguf", Fingerprint: weights.Hash{1}}, Type: kv.F16, Blocks: store, RAMBytes: ram}
 }
 
 // someQuestions draws questions that share passages, each with two to five of twenty.
