@@ -96,7 +96,10 @@ func TestGradients_EqualDifferences(t *testing.T) {
 			a = tinyAdapter(t, file)
 		}
 		tr := newTrainer(t, file, a, options(c.mode, 2))
-		s, _ := tinySample(1)
+		s := Sample{Tokens: make([]int32, 24), Blocks: []int{3, 1, 9, 11}, Targets: []int{15, 22, 23}}
+		for i := range s.Tokens {
+			s.Tokens[i] = int32(37 * i % 256)
+		}
 		p := &tr.net.params
 		tr.optimizer.clear()
 		if err := tr.learn(&s, 0, 1, &Step{}); err != nil {
@@ -123,10 +126,10 @@ func TestGradients_EqualDifferences(t *testing.T) {
 				return cmp.Compare(math.Abs(float64(p.grads[j])), math.Abs(float64(p.grads[i])))
 			})
 			for _, i := range indices[:2] {
-				const h = 0.02
+				h := float32(min(0.01/math.Abs(float64(p.grads[i])), 0.03)) // such that the loss changes by some thousandths
 				at, v := &p.values[i], p.values[i]
-				slope := (8*(loss(at, v+h)-loss(at, v-h)) - (loss(at, v+2*h) - loss(at, v-2*h))) / (12 * h)
-				if got := float64(p.grads[i]); math.Abs(got-slope) > 1e-3*math.Abs(slope)+5e-5 {
+				slope := (8*(loss(at, v+h)-loss(at, v-h)) - (loss(at, v+2*h) - loss(at, v-2*h))) / (12 * float64(h))
+				if got := float64(p.grads[i]); math.Abs(got-slope) > 1e-3*math.Abs(slope)+2e-5 {
 					t.Errorf("%s, LoRA %v, %s: %s[%d]: gradient %v, slope %v", c.model, c.lora, c.mode, param.name, i-param.from, got, slope)
 				}
 			}
@@ -409,15 +412,18 @@ func TestStep_AllocatesNothing(t *testing.T) {
 		tr := newTrainer(t, file, a, o)
 		s, _ := tinySample(0)
 		var sum Step
-		n := testing.AllocsPerRun(3, func() {
-			tr.optimizer.clear()
-			if err := tr.learn(&s, 0, 1, &sum); err != nil {
-				t.Fatal(err)
-			}
-			tr.optimizer.update(1, 1e-3, 0, 1/(1+tr.optimizer.norm()))
-			tr.net.repack(tr.pool)
-		})
-		if n != 0 {
+		least := math.Inf(1) // the runtime's own are counted too, now and then
+		for range 5 {
+			least = min(least, testing.AllocsPerRun(1, func() {
+				tr.optimizer.clear()
+				if err := tr.learn(&s, 0, 1, &sum); err != nil {
+					t.Fatal(err)
+				}
+				tr.optimizer.update(1, 1e-3, 0, 1/(1+tr.optimizer.norm()))
+				tr.net.repack(tr.pool)
+			}))
+		}
+		if n := least; n != 0 {
 			t.Errorf("adapter %v: %v allocations a step, want 0", a != nil, n)
 		}
 	}
@@ -475,7 +481,7 @@ func TestForward_EqualsTheModel(t *testing.T) {
 		bound float64 // of the root of the mean squared difference, relative to the spread of the logits
 	}{
 		{"tiny", func() string { return testenv.Tiny("tiny-untied.gguf") }, []int{7, 1, 20, 12}, 1e-4},
-		{"default", func() string { return testenv.Model(t) }, []int{12, 30, 9, 15}, 1e-3},
+		{"default", func() string { return testenv.Model(t) }, []int{5, 9, 1, 8}, 1e-3},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := c.path()
