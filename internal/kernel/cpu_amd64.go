@@ -263,12 +263,18 @@ type gemmArgs struct {
 	a              *float32
 	tile, row, col uintptr // of a: from a tile to the next, a row, a value of k
 	b              *float32
+	strip          uintptr // of b, to the next strip; gemm12x32AVX512's alone
 	depth, tiles   int
 	add            int // 1: add to what dst holds, 0: overwrite it
 }
 
 //go:noescape
 func gemm6x16AVX2(a *gemmArgs)
+
+// gemm12x32AVX512 computes two strips of tiles that are pairs of gemm6x16AVX2's, with the same bits.
+//
+//go:noescape
+func gemm12x32AVX512(a *gemmArgs)
 
 // packRowsAVX2 writes k rows of gemmCols values, stride values apart, as a strip of a Packed. k is above 0.
 //

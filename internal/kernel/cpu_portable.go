@@ -126,10 +126,12 @@ type gemmArgs struct {
 	a              *float32
 	tile, row, col uintptr
 	b              *float32
+	strip          uintptr
 	depth, tiles   int
 	add            int
 }
 
+func gemm12x32AVX512(a *gemmArgs)                         { panic("kernel: no AVX-512 in this build") }
 func gemm6x16AVX2(a *gemmArgs)                            { panic("kernel: no AVX2 in this build") }
 func packRowsAVX2(dst, src *float32, k, stride int)       { panic("kernel: no AVX2 in this build") }
 func packTransposedAVX2(dst, src *float32, k, stride int) { panic("kernel: no AVX2 in this build") }

@@ -204,21 +204,28 @@ func (s *gemmScratch) stretch(g *Gemm, t *Term, row, strip, from, to int, add bo
 	if copied {
 		a = tiled
 	}
-	for i := range strips {
-		b := t.B.data[((strip+i)*t.B.k+from)*gemmCols:][:depth*gemmCols]
-		at, n := (strip+i)*gemmCols, min(gemmCols, t.B.n-(strip+i)*gemmCols)
-		dst := g.Dst[row*g.Stride+at:]
-		if n == gemmCols && whole > 0 {
-			gemmTiles(dst, g.Stride, a, b, depth, whole, add)
-		} else {
-			for i := range whole {
-				one := a
-				one.data = a.data[i*a.tile:]
-				s.ragged(dst[i*gemmRows*g.Stride:], g.Stride, one, b, depth, gemmRows, n, add)
-			}
+	for i := 0; i < strips; {
+		width, done := 1, 0 // strips that pass together, and tiles of them that are computed
+		if features.avx512 && whole >= 2 && i+2 <= strips && (strip+i+2)*gemmCols <= t.B.n {
+			width, done = 2, whole&^1
+			gemmPairs(g.Dst[row*g.Stride+(strip+i)*gemmCols:], g.Stride, a, t.B.data[((strip+i)*t.B.k+from)*gemmCols:], t.B.k, depth, done, add)
 		}
-		if rest > 0 {
-			s.ragged(dst[whole*gemmRows*g.Stride:], g.Stride, last, b, depth, rest, n, add)
+		for range width {
+			b := t.B.data[((strip+i)*t.B.k+from)*gemmCols:][:depth*gemmCols]
+			n := min(gemmCols, t.B.n-(strip+i)*gemmCols)
+			dst := g.Dst[row*g.Stride+(strip+i)*gemmCols:]
+			tile := done
+			if n == gemmCols && tile < whole {
+				gemmTiles(dst[tile*gemmRows*g.Stride:], g.Stride, a.from(tile), b, depth, whole-tile, add)
+				tile = whole
+			}
+			for ; tile < whole; tile++ {
+				s.ragged(dst[tile*gemmRows*g.Stride:], g.Stride, a.from(tile), b, depth, gemmRows, n, add)
+			}
+			if rest > 0 {
+				s.ragged(dst[whole*gemmRows*g.Stride:], g.Stride, last, b, depth, rest, n, add)
+			}
+			i++
 		}
 	}
 }
@@ -227,6 +234,12 @@ func (s *gemmScratch) stretch(g *Gemm, t *Term, row, strip, from, to int, add bo
 type gemmLeft struct {
 	data           []float32
 	tile, row, col int
+}
+
+// from is the tiles from number t on.
+func (a gemmLeft) from(t int) gemmLeft {
+	a.data = a.data[t*a.tile:]
+	return a
 }
 
 // copyTiles copies whole tiles of a to the scratch memory. Where a column is contiguous, it is read from end to end.
@@ -279,20 +292,36 @@ func gemmTiles(dst []float32, stride int, a gemmLeft, b []float32, depth, tiles 
 	_ = a.data[(tiles-1)*a.tile+(gemmRows-1)*a.row+(depth-1)*a.col]
 	_ = b[depth*gemmCols-1]
 	if features.avx2 {
-		args := gemmArgs{
-			dst: &dst[0], dstStride: 4 * uintptr(stride),
-			a: &a.data[0], tile: 4 * uintptr(a.tile), row: 4 * uintptr(a.row), col: 4 * uintptr(a.col),
-			b: &b[0], depth: depth, tiles: tiles,
-		}
-		if add {
-			args.add = 1
-		}
+		args := gemmArguments(dst, stride, a, b, depth, tiles, add)
 		gemm6x16AVX2(&args)
 		return
 	}
 	for t := range tiles {
 		gemmTilePortable(dst[t*gemmRows*stride:], stride, a.data[t*a.tile:], a.row, a.col, b, depth, add)
 	}
+}
+
+// gemmPairs computes an even number of tiles below each other of two strips beside each other, the second one strip rows of b further on.
+// Bits are those of gemmTiles.
+func gemmPairs(dst []float32, stride int, a gemmLeft, b []float32, strip, depth, tiles int, add bool) {
+	_ = dst[(tiles*gemmRows-1)*stride+2*gemmCols-1]
+	_ = a.data[(tiles-1)*a.tile+(gemmRows-1)*a.row+(depth-1)*a.col]
+	_ = b[(strip+depth)*gemmCols-1]
+	args := gemmArguments(dst, stride, a, b, depth, tiles/2, add)
+	args.strip = 4 * gemmCols * uintptr(strip)
+	gemm12x32AVX512(&args)
+}
+
+func gemmArguments(dst []float32, stride int, a gemmLeft, b []float32, depth, tiles int, add bool) gemmArgs {
+	args := gemmArgs{
+		dst: &dst[0], dstStride: 4 * uintptr(stride),
+		a: &a.data[0], tile: 4 * uintptr(a.tile), row: 4 * uintptr(a.row), col: 4 * uintptr(a.col),
+		b: &b[0], depth: depth, tiles: tiles,
+	}
+	if add {
+		args.add = 1
+	}
+	return args
 }
 
 // gemmTilePortable is the specification of one tile.

@@ -118,6 +118,35 @@ func TestGemm_RowsColumnsThreads_SameBits(t *testing.T) {
 	})
 }
 
+// Weights that were trained do not depend on how wide a machine's vectors are.
+func TestGemm_WideVectors_SameBits(t *testing.T) {
+	if !features.avx512 {
+		t.Skip("no AVX-512 here")
+	}
+	rng := rand.New(rand.NewPCG(9, 9))
+	for _, shape := range [][3]int{{100, 210, 300}, {12, 32, 8}, {13, 33, 257}, {11, 48, 5}, {192, 96, 600}} {
+		rows, cols, k := shape[0], shape[1], shape[2]
+		for _, transposed := range []bool{false, true} {
+			a, b := matrixView(rng, rows, k, transposed), matrixView(rng, k, cols, transposed)
+			multiply := func(f featureSet) []float32 {
+				defer func(all featureSet) { features = all }(features)
+				features = f
+				var p Packed
+				p.Pack(nil, b, k, cols)
+				dst := make([]float32, rows*cols)
+				var gemms Gemms
+				for range 2 { // the second adds
+					gemms.Compute(&Gemm{Dst: dst, Stride: cols, Rows: rows, Add: true, Terms: [6]Term{{a, &p}}})
+				}
+				return dst
+			}
+			if i, same := sameBits(multiply(features), multiply(featureSet{avx2: true})); !same {
+				t.Errorf("%d×%d×%d, transposed %v: output %d differs", rows, cols, k, transposed, i)
+			}
+		}
+	}
+}
+
 func TestGemm_AfterTheFirst_AllocatesNothing(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
 	pool := NewPool(2)
