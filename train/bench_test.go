@@ -31,8 +31,8 @@ func realTrainer(tb testing.TB, o Options) *Trainer {
 	return t
 }
 
-// prompt is n random tokens as a system block of 30, ten passages and a final block of 60, whose last 4 are the targets.
-func prompt(seed uint64, n int) Sample {
+// ragSample is n random tokens as a system block of 30, ten passages and a final block of 60, whose last 4 are the targets.
+func ragSample(seed uint64, n int) Sample {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	s := Sample{Tokens: make([]int32, n), Blocks: []int{30}, Targets: []int{n - 4, n - 3, n - 2, n - 1}}
 	for i := range s.Tokens {
@@ -54,7 +54,7 @@ func BenchmarkStep(b *testing.B) {
 	for _, mode := range []Mode{Full, Block} {
 		b.Run(string(mode), func(b *testing.B) {
 			t := realTrainer(b, Options{Mode: mode, Steps: 1 << 30, Batch: 1, LearningRate: 1e-3, Threads: runtime.GOMAXPROCS(0)})
-			s := prompt(1, 1200)
+			s := ragSample(1, 1200)
 			sample := func(int) (Sample, error) { return s, nil }
 			quickest, peak := time.Hour, 0.0
 			for b.Loop() {

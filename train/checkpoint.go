@@ -23,18 +23,19 @@ const checkpointMagic = "tessera-train/1\n"
 // checkpointHeader is what must be as it was for training to go on, and the steps made.
 type checkpointHeader struct {
 	Options Options
-	Model   string // the tensors that are trained, with their shapes
+	Model   string // its file's fingerprint
+	Trained string // the tensors, with their shapes
 	Path    string // of the kernels: others round differently
 	Steps   []Step
 }
 
 func (t *Trainer) header() checkpointHeader {
-	var model bytes.Buffer
+	names := blake3.New()
 	for _, p := range t.net.params.list {
-		fmt.Fprintf(&model, "%s%v ", p.name, p.shape)
+		fmt.Fprintf(names, "%s%v ", p.name, p.shape)
 	}
-	sum := blake3.Sum256(model.Bytes())
-	return checkpointHeader{t.Options, fmt.Sprintf("%d tensors of %d values, %x", len(t.net.params.list), len(t.net.params.values), sum[:8]), kernel.Path(), t.steps}
+	trained := fmt.Sprintf("%d tensors of %d values, %x", len(t.net.params.list), len(t.net.params.values), names.Sum(nil)[:8])
+	return checkpointHeader{t.Options, fmt.Sprintf("%x", t.fingerprint), trained, kernel.Path(), t.steps}
 }
 
 // save replaces the file at path by the present state; it survives a power cut when save returns. A save that fails leaves the file as it
@@ -130,7 +131,7 @@ func (t *Trainer) resume(files vfs.FS, path string) error {
 	for _, c := range []struct {
 		what    string
 		was, is any
-	}{{"options", was.Options, is.Options}, {"model", was.Model, is.Model}, {"kernel path", was.Path, is.Path}} {
+	}{{"options", was.Options, is.Options}, {"the model", was.Model, is.Model}, {"trained tensors", was.Trained, is.Trained}, {"kernel path", was.Path, is.Path}} {
 		if c.was != c.is {
 			return fail("it was trained with %s %+v, not %+v", c.what, c.was, c.is)
 		}

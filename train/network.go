@@ -78,6 +78,16 @@ type param struct {
 	from, to int
 }
 
+// tensor returns the values and the gradient of a tensor that is trained, or nil.
+func (p *params) tensor(name string) (value, grad []float32) {
+	for _, t := range p.list {
+		if t.name == name {
+			return p.values[t.from:t.to:t.to], p.grads[t.from:t.to:t.to]
+		}
+	}
+	return nil, nil
+}
+
 // newNetwork reads the model in file. With an adapter, the base is frozen and the adapter's matrices are trained; without one, the base is.
 func newNetwork(file *weights.File, adapter *weights.Adapter, pool *kernel.Pool) (*network, error) {
 	m, err := model.New(file) // which checks the shape, and that every tensor has its place
@@ -167,7 +177,7 @@ func (r *loader) load() {
 	}
 	r.linear(&n.output, head)
 	if r.adapter == nil {
-		n.embeddingValue, n.embeddingGrad = r.trained("token_embd.weight")
+		n.embeddingValue, n.embeddingGrad = r.params.tensor("token_embd.weight")
 		if head != "token_embd.weight" {
 			copy(n.embeddingValue, r.read("token_embd.weight"))
 		}
@@ -189,18 +199,8 @@ func (r *loader) read(name string) []float32 {
 	return r.floats[:n]
 }
 
-// trained returns the values and the gradient of a tensor that is trained, or nil.
-func (r *loader) trained(name string) (value, grad []float32) {
-	for _, p := range r.params.list {
-		if p.name == name {
-			return r.params.values[p.from:p.to:p.to], r.params.grads[p.from:p.to:p.to]
-		}
-	}
-	return nil, nil
-}
-
 func (r *loader) vector(name string) vector {
-	value, grad := r.trained(name)
+	value, grad := r.params.tensor(name)
 	if value == nil {
 		value = make([]float32, r.Hidden)
 	}
@@ -212,7 +212,7 @@ func (r *loader) linear(l *linear, name string) {
 	t, _ := r.file.Tensor(name)
 	l.name, l.in, l.out = name, t.Shape[0], t.Shape[1]
 	values := r.read(name)
-	if l.value, l.grad = r.trained(name); l.value != nil {
+	if l.value, l.grad = r.params.tensor(name); l.value != nil {
 		copy(l.value, values)
 	} else {
 		l.pack(r.pool, values)
@@ -221,8 +221,8 @@ func (r *loader) linear(l *linear, name string) {
 		if i := slices.IndexFunc(r.adapter.Changes, func(c weights.Change) bool { return c.Tensor == name }); i >= 0 {
 			from := &r.adapter.Changes[i]
 			c := &change{rank: from.Rank, scale: r.adapter.Scale(from)}
-			c.a, c.da = r.trained(name + ".lora_a")
-			c.b, c.db = r.trained(name + ".lora_b")
+			c.a, c.da = r.params.tensor(name + ".lora_a")
+			c.b, c.db = r.params.tensor(name + ".lora_b")
 			copy(c.a, from.A)
 			copy(c.b, from.B)
 			l.change = c

@@ -32,11 +32,12 @@ import (
 // network's params and the number of steps made.
 type Trainer struct {
 	Options
-	net       *network
-	pool      *kernel.Pool
-	pass      *pass
-	optimizer optimizer
-	steps     []Step // all that were made
+	net         *network
+	pool        *kernel.Pool
+	pass        *pass
+	optimizer   optimizer
+	fingerprint [32]byte // of the model's file
+	steps       []Step   // all that were made
 
 	rows    []int // of the sample that is learnt: those with logits
 	targets []int32
@@ -84,11 +85,15 @@ func New(file *weights.File, adapter *weights.Adapter, o Options) (*Trainer, err
 	}
 	pool := kernel.NewPool(o.Threads)
 	net, err := newNetwork(file, adapter, pool)
+	var fingerprint [32]byte
+	if err == nil {
+		fingerprint, err = file.Fingerprint("")
+	}
 	if err != nil {
 		pool.Close()
 		return nil, err
 	}
-	t := &Trainer{Options: o, net: net, pool: pool, pass: newPass(net, pool)}
+	t := &Trainer{Options: o, net: net, pool: pool, pass: newPass(net, pool), fingerprint: fingerprint}
 	t.optimizer = optimizer{params: &net.params, pool: pool}
 	return t, nil
 }
@@ -357,3 +362,34 @@ func (t *Trainer) check(s *Sample) error {
 
 // Adapter is the adapter as it is now, or nil where the base is trained.
 func (t *Trainer) Adapter() *weights.Adapter { return t.net.adapterNow() }
+
+// WriteModel writes the model as it is now to path, where the base is trained: the tensors in float32, and the metadata of file, which New
+// was given. path is a whole file afterwards or what it was.
+func (t *Trainer) WriteModel(path string, file *weights.File) (err error) {
+	if t.net.adapter != nil {
+		return errors.New("the base is frozen; what was trained is the adapter")
+	}
+	tensors := slices.Clone(file.Tensors())
+	for i := range tensors {
+		if value, _ := t.net.params.tensor(tensors[i].Name); value != nil {
+			tensors[i].Type = kernel.F32
+		}
+	}
+	m := file.Metadata()
+	m.Set("general.file_type", uint32(0)) // all in float32
+	w, err := weights.Create(path, m, tensors)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.Discard()) }()
+	for _, tensor := range file.Tensors() {
+		data := tensor.Data
+		if value, _ := t.net.params.tensor(tensor.Name); value != nil {
+			data = bytesOf(value)
+		}
+		if _, err := w.Write(data); err != nil {
+			return err
+		}
+	}
+	return w.Commit()
+}

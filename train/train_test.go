@@ -263,6 +263,10 @@ func TestRun_Resumed_SameBits(t *testing.T) {
 			}
 		}
 	}
+	other := newTrainer(t, tiny(t, "tiny-tied.gguf"), a, o).Run(t.Context(), tinySample, path, func(Step) {})
+	if other == nil || !strings.HasPrefix(other.Error(), path+": it was trained with the model ") {
+		t.Errorf("another model of the same shape: %v", other)
+	}
 	o.LearningRate = 2e-3
 	err := newTrainer(t, file, a, o).Run(t.Context(), tinySample, path, func(Step) {})
 	if err == nil || !strings.HasPrefix(err.Error(), path+": it was trained with options {") || !strings.HasSuffix(err.Error(), "; remove the file to begin anew") {
@@ -401,6 +405,36 @@ func TestAdapter_AfterTraining_IsWhatWasTrained(t *testing.T) {
 	}
 	if before, _ := newTrainer(t, file, a, options(Dual, 1)).Loss(&s, Block); !(want < before-1e-3) {
 		t.Errorf("loss %v after training, %v before", want, before)
+	}
+}
+
+func TestWriteModel_AfterTraining_IsWhatWasTrained(t *testing.T) {
+	for _, name := range []string{"tiny-tied.gguf", "tiny-untied.gguf"} {
+		file := tiny(t, name)
+		tr := newTrainer(t, file, nil, options(Dual, 2))
+		if err := tr.Run(t.Context(), tinySample, "", func(Step) {}); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "trained.gguf")
+		if err := tr.WriteModel(path, file); err != nil {
+			t.Fatal(err)
+		}
+		written, err := weights.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer written.Close()
+		s, _ := tinySample(0)
+		want, err := tr.Loss(&s, Block)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := newTrainer(t, written, nil, options(Dual, 1)).Loss(&s, Block); err != nil || got != want {
+			t.Errorf("%s: loss of the model that was written %v (%v), want %v", name, got, err, want)
+		}
+		if before, _ := newTrainer(t, file, nil, options(Dual, 1)).Loss(&s, Block); !(want < before-1e-3) {
+			t.Errorf("%s: loss %v after training, %v before", name, want, before)
+		}
 	}
 }
 
