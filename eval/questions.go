@@ -28,6 +28,7 @@ type Question struct {
 	Text     string
 	Answers  []string
 	Passages []Passage
+	Split    string // what the file marks it as: "train", "test"; "": nothing
 }
 
 // A Passage is one text that comes with a question.
@@ -180,6 +181,7 @@ type questionFields struct {
 	Answers  []string `json:"answers"`
 	Golden   []string `json:"golden_answers"`
 	Answer   *string  `json:"answer"`
+	Split    string   `json:"split"`
 
 	Passages  []Passage `json:"passages"`
 	Retrieved []struct {
@@ -309,7 +311,7 @@ func parseQuestion(object []byte) (*Question, error) {
 	if err := json.Unmarshal(object, &f); err != nil {
 		return nil, shape("", err)
 	}
-	q := &Question{ID: idOf(f.ID), Text: strings.TrimSpace(f.Question), Answers: slices.Concat(f.Answers, f.Golden)}
+	q := &Question{ID: idOf(f.ID), Text: strings.TrimSpace(f.Question), Answers: slices.Concat(f.Answers, f.Golden), Split: f.Split}
 	if q.ID == "" {
 		q.ID = idOf(f.HotpotID)
 	}

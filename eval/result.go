@@ -78,11 +78,15 @@ func newResult(d *Dataset, s Setting, w Weights, kernel string, questions []Ques
 
 // Label says what was run, but for the dataset: "SmolLM2.gguf, block, 10 passages".
 func (r *Result) Label() string {
-	parts := []string{strings.TrimSuffix(r.Model, ".gguf")}
+	return fmt.Sprintf("%s, %s, %d passages", r.weights(), r.mode(), r.Passages)
+}
+
+func (r *Result) weights() string {
+	name := strings.TrimSuffix(r.Model, ".gguf")
 	if r.Adapter != nil {
-		parts[0] += " + " + *r.Adapter
+		name += " + " + strings.TrimSuffix(*r.Adapter, ".gguf")
 	}
-	return strings.Join(append(parts, r.mode(), fmt.Sprintf("%d passages", r.Passages)), ", ")
+	return name
 }
 
 func (r *Result) mode() string {

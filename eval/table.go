@@ -1,0 +1,174 @@
+package eval
+
+import (
+	"fmt"
+	"image/color"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+)
+
+// datasets are those of the results, each once, in the order of their first.
+func (r *Report) datasets() (names []string) {
+	for _, result := range r.Results {
+		if !slices.Contains(names, result.Dataset) {
+			names = append(names, result.Dataset)
+		}
+	}
+	return names
+}
+
+// of is the result of a kind of run over a dataset, nil where there is none.
+func of(kind []*Result, dataset string) *Result {
+	i := slices.IndexFunc(kind, func(r *Result) bool { return r.Dataset == dataset })
+	if i < 0 {
+		return nil
+	}
+	return kind[i]
+}
+
+// WriteMarkdown writes the tables of a page: accuracy, exact match and F1 by kind of run and dataset, and the comparisons.
+func (r *Report) WriteMarkdown(w io.Writer) error {
+	var b strings.Builder
+	datasets := r.datasets()
+	row := func(cells ...string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
+
+	fmt.Fprintf(&b, "Accuracy in %%: how many outputs contain an answer, both normalized; in brackets the 95 %% interval (Wilson). Greedy, prompt format `%s`.\n\n", r.Results[0].Prompt)
+	head, line := []string{"weights", "attention", "passages"}, []string{"---", "---", "---:"}
+	for _, d := range datasets {
+		head, line = append(head, d), append(line, "---:")
+	}
+	row(append(head, "mean")...)
+	row(append(line, "---:")...)
+	for _, kind := range r.kinds() {
+		k := kind[0]
+		cells, sum := []string{k.weights(), k.mode(), fmt.Sprint(k.Passages)}, 0.0
+		for _, d := range datasets {
+			cell := ""
+			if x := of(kind, d); x != nil {
+				cell = fmt.Sprintf("%s [%s, %s]", percent(x.Accuracy), percent(x.Interval[0]), percent(x.Interval[1]))
+				sum += x.Accuracy
+			}
+			cells = append(cells, cell)
+		}
+		mean := ""
+		if len(kind) == len(datasets) {
+			mean = percent(sum / float64(len(kind)))
+		}
+		row(append(cells, mean)...)
+	}
+
+	b.WriteString("\nQuestions, exact match and token F1 in %, and what the run took:\n\n")
+	row("weights", "attention", "passages", "dataset", "n", "exact match", "F1", "prompt tokens", "computed", "seconds")
+	row("---", "---", "---:", "---", "---:", "---:", "---:", "---:", "---:", "---:")
+	for _, kind := range r.kinds() {
+		for _, x := range kind {
+			row(x.weights(), x.mode(), fmt.Sprint(x.Passages), x.Dataset, fmt.Sprint(x.N), percent(x.EM), percent(x.F1), fmt.Sprint(x.PromptTokens), fmt.Sprint(x.ComputedTokens), fmt.Sprintf("%.0f", x.Seconds))
+		}
+	}
+
+	if len(r.Comparisons) > 0 {
+		b.WriteString("\nPaired, question by question: the difference in points with its 95 % interval (bootstrap), how many questions only one of the two got right, and p by McNemar's exact test. " +
+			"Over several datasets, the difference is the mean of theirs.\n\n")
+		row("", "against", "datasets", "n", "difference", "only the first", "only the second", "p")
+		row("---", "---", "---", "---:", "---:", "---:", "---:", "---:")
+		for _, c := range r.Comparisons {
+			row(c.Of, c.Against, strings.Join(c.Datasets, ", "), fmt.Sprint(c.N), fmt.Sprintf("%s [%s, %s]", points(c.Difference), points(c.Interval[0]), points(c.Interval[1])),
+				fmt.Sprint(c.OnlyOf), fmt.Sprint(c.OnlyAgainst), fmt.Sprintf("%.2g", c.McNemar))
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// WriteTable writes the report for a terminal.
+func (r *Report) WriteTable(w io.Writer) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "dataset\tattention\tpassages\tn\taccuracy, %\t95 %\texact match\tF1\tprompt tokens\tcomputed\tseconds\t")
+	for _, x := range r.Results {
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%s\t%s – %s\t%s\t%s\t%d\t%d\t%.0f\t\n", x.Dataset, x.mode(), x.Passages, x.N, percent(x.Accuracy),
+			percent(x.Interval[0]), percent(x.Interval[1]), percent(x.EM), percent(x.F1), x.PromptTokens, x.ComputedTokens, x.Seconds)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	for _, c := range r.Comparisons {
+		if _, err := fmt.Fprintf(w, "\n%s\nagainst %s\non %s: %s points [%s, %s], right alone %d and %d, p = %.2g (McNemar)\n", c.Of, c.Against, strings.Join(c.Datasets, ", "),
+			points(c.Difference), points(c.Interval[0]), points(c.Interval[1]), c.OnlyOf, c.OnlyAgainst, c.McNemar); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func percent(share float64) string { return fmt.Sprintf("%.1f", 100*share) }
+
+// points is a difference with its sign; what rounds to nothing has none.
+func points(difference float64) string {
+	if s := fmt.Sprintf("%+.1f", 100*difference); s != "-0.0" && s != "+0.0" {
+		return strings.Replace(s, "-", "−", 1)
+	}
+	return "0.0"
+}
+
+// palette is told apart by eyes that see few colours too; the shapes of the points differ as well.
+var palette = []color.RGBA{
+	{0x33, 0x33, 0x33, 0xff}, {0xd5, 0x5e, 0x00, 0xff}, {0x00, 0x72, 0xb2, 0xff}, {0x00, 0x9e, 0x73, 0xff},
+	{0xcc, 0x79, 0xa7, 0xff}, {0xe6, 0x9f, 0x00, 0xff}, {0x56, 0xb4, 0xe9, 0xff}, {0x99, 0x99, 0x99, 0xff},
+}
+
+var shapes = []draw.GlyphDrawer{draw.CircleGlyph{}, draw.SquareGlyph{}, draw.TriangleGlyph{}, draw.PyramidGlyph{}, draw.RingGlyph{}}
+
+// WriteFigure draws the accuracies, a point with its interval for each kind of run and dataset; format is svg or png.
+func (r *Report) WriteFigure(w io.Writer, format string) error {
+	p := plot.New()
+	p.Y.Label.Text = "accuracy, %"
+	p.Legend.Top, p.Legend.YOffs = true, vg.Points(-4)
+	p.Add(plotter.NewGrid())
+	datasets, kinds := r.datasets(), r.kinds()
+	top := 0.0
+	for i, kind := range kinds {
+		var s series
+		for j, d := range datasets {
+			if x := of(kind, d); x != nil {
+				beside := (float64(i) - float64(len(kinds)-1)/2) * 0.7 / float64(len(kinds))
+				s.XYs = append(s.XYs, plotter.XY{X: float64(j) + beside, Y: 100 * x.Accuracy})
+				s.YErrors = append(s.YErrors, struct{ Low, High float64 }{100 * (x.Accuracy - x.Interval[0]), 100 * (x.Interval[1] - x.Accuracy)})
+				top = max(top, 100*x.Interval[1])
+			}
+		}
+		points, err := plotter.NewScatter(s)
+		if err != nil {
+			return err
+		}
+		bars, err := plotter.NewYErrorBars(s)
+		if err != nil {
+			return err
+		}
+		points.Color, bars.Color = palette[i%len(palette)], palette[i%len(palette)]
+		points.Shape, points.Radius = shapes[i%len(shapes)], vg.Points(3.5)
+		p.Add(points, bars)
+		p.Legend.Add(kind[0].Label(), points)
+	}
+	p.NominalX(datasets...)
+	p.X.Min, p.X.Max = -0.5, float64(len(datasets))-0.5
+	p.Y.Min, p.Y.Max = 0, top*(1.05+0.08*float64(len(kinds))) // with room for the legend
+	figure, err := p.WriterTo(7*vg.Inch, 4.5*vg.Inch, format)
+	if err != nil {
+		return err
+	}
+	_, err = figure.WriteTo(w)
+	return err
+}
+
+// A series is the points of one kind of run, with their intervals.
+type series struct {
+	plotter.XYs
+	plotter.YErrors
+}
