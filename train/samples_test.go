@@ -1,0 +1,126 @@
+package train
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/tessera-llm/tessera/internal/testenv"
+	"github.com/tessera-llm/tessera/prompt"
+	"github.com/tessera-llm/tessera/tokenizer"
+	"github.com/tessera-llm/tessera/weights"
+)
+
+// curriculum has three questions of four documents each, of which the second holds the answer, and an instruction.
+func curriculum(t *testing.T) *Curriculum {
+	t.Helper()
+	file, err := weights.Open(testenv.Tiny("tiny-tied.gguf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	vocab, err := file.Vocab()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok, err := tokenizer.New(vocab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, _ := file.ChatTemplate()
+	template, err := prompt.New(source, tok, vocab.EOS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Curriculum{Template: template, Tokenizer: tok, End: 254, Fewest: 2, Most: 3, Seed: 9}
+	for _, city := range []string{"Oslo", "Lima", "Bonn"} {
+		e := Example{ID: city, Question: "Which city?", Answers: []string{"The city of " + city, city}}
+		for i, text := range []string{"a", "It is " + city + ".", "c", "d"} {
+			e.Documents, e.Needed = append(e.Documents, prompt.Document{Text: text}), append(e.Needed, i == 1)
+		}
+		c.Examples = append(c.Examples, e)
+	}
+	c.Examples = append(c.Examples, Example{ID: "instruction", Question: "Say hello.", Answers: []string{"Hello."}, System: "Be kind."})
+	return c
+}
+
+func TestCurriculum_Samples_AreThePromptAndTheAnswerInAPassage(t *testing.T) {
+	c := curriculum(t)
+	seen := map[string]bool{}
+	for i := range 4 * len(c.Examples) {
+		s, err := c.Sample(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var answer []int32
+		for j, at := range s.Targets {
+			if at != len(s.Tokens)-len(s.Targets)+j {
+				t.Fatalf("sample %d: targets %v of %d tokens; want the last ones", i, s.Targets, len(s.Tokens))
+			}
+			answer = append(answer, s.Tokens[at])
+		}
+		if end := answer[len(answer)-1]; end != c.End {
+			t.Errorf("sample %d ends with token %d, want %d", i, end, c.End)
+		}
+		text, said := c.Tokenizer.Decode(s.Tokens), c.Tokenizer.Decode(answer[:len(answer)-1])
+		if said == "Hello." {
+			if len(s.Blocks) != 2 || !strings.Contains(text, "Be kind.") {
+				t.Errorf("sample %d: the instruction in %d blocks: %q", i, len(s.Blocks), text)
+			}
+			continue
+		}
+		if !strings.Contains(text, "It is "+said+".\n\n") {
+			t.Errorf("sample %d: answer %q is in no passage of %q", i, said, text)
+		}
+		if n := len(s.Blocks) - 2; n < c.Fewest || n > c.Most {
+			t.Errorf("sample %d has %d passages, want %d to %d", i, n, c.Fewest, c.Most)
+		}
+		total := 0
+		for _, n := range s.Blocks {
+			total += n
+		}
+		if total != len(s.Tokens) {
+			t.Errorf("sample %d: blocks of %d tokens for %d", i, total, len(s.Tokens))
+		}
+		seen[text] = true
+	}
+	if len(seen) < 9 {
+		t.Errorf("%d different prompts in 12 samples of questions; passes over the examples repeat each other", len(seen))
+	}
+}
+
+func TestCurriculum_SampleDependsOnItsNumberAlone(t *testing.T) {
+	forward, backward := curriculum(t), curriculum(t)
+	var want []Sample
+	for i := range 10 {
+		s, err := forward.Sample(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, s)
+	}
+	for i := 9; i >= 0; i-- {
+		if got, err := backward.Sample(i); err != nil || !reflect.DeepEqual(got, want[i]) {
+			t.Errorf("sample %d asked for last: %v, %v; want %v", i, got, err, want[i])
+		}
+	}
+}
+
+func TestCurriculum_TooLong_LeavesOutWhatIsNotNeeded(t *testing.T) {
+	c := curriculum(t)
+	c.Examples = c.Examples[:1]
+	for d := range c.Examples[0].Documents {
+		if !c.Examples[0].Needed[d] {
+			c.Examples[0].Documents[d].Text = strings.Repeat("long ", 100)
+		}
+	}
+	c.MaxTokens = 400
+	s, err := c.Sample(0)
+	if err != nil || len(s.Blocks) != 3 {
+		t.Errorf("%d blocks, %v; want system, the needed passage and the question", len(s.Blocks), err)
+	}
+	c.MaxTokens = 50
+	if _, err := c.Sample(0); err == nil || !strings.Contains(err.Error(), "example Oslo") || !strings.Contains(err.Error(), "at most 50 fit") {
+		t.Errorf("a sample that cannot fit: %v", err)
+	}
+}
