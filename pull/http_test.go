@@ -381,6 +381,20 @@ func TestDownload_Redirected_TokenStaysHome(t *testing.T) {
 	}
 }
 
+func TestDownload_HubDataset_IsAskedForAsOne(t *testing.T) {
+	p, _ := testPuller(t)
+	s := newServer(t, []byte("{}\n"))
+	t.Setenv("HF_ENDPOINT", s.URL)
+	r, err := p.pull(context.Background(), "hf:datasets/owner/repo:sub/dev.jsonl")
+	mustHold(t, r, err, s.content)
+	if want := filepath.Join(p.Dir, "hf", "datasets", "owner", "repo", "sub", "dev.jsonl"); r.Path != want {
+		t.Errorf("got %s, want %s", r.Path, want)
+	}
+	if got := s.requests[0].URL.Path; got != "/datasets/owner/repo/resolve/main/sub/dev.jsonl" {
+		t.Errorf("asked for %s", got)
+	}
+}
+
 func TestDownload_HubTellsAnotherHash_StopsBeforeTheBytes(t *testing.T) {
 	p, _ := testPuller(t)
 	content := modelBytes(1000, 1)

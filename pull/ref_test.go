@@ -67,6 +67,7 @@ func TestLocate_NamesThatLeadOut_AreRefused(t *testing.T) {
 	dir := t.TempDir()
 	for _, ref := range []string{
 		"hf:", "hf:owner", "hf:owner/repo:", "hf:../repo", "hf:owner/..", "hf:./repo", "hf:owner/repo/x", "hf:/owner/repo",
+		"hf:datasets/owner/repo", "hf:datasets/owner/repo:", "hf:datasets/owner/repo:../x.jsonl", "hf:datasets/../repo:x.jsonl", "hf:models/owner/repo:x.gguf",
 		"hf:owner/repo:../x.gguf", "hf:owner/repo:/etc/x.gguf", "hf:owner/repo:a/../../x.gguf", "hf:owner/repo:a//x.gguf", "hf:owner/repo:.x.gguf",
 		"hf:owner/repo:a\\x.gguf", "hf:owner/repo:x\x00.gguf", "hf:owner/repo:x.part", "hf:owner/repo:.",
 		"pip:", "pip:..", "pip:../x", "pip:--help", "pip:-r", "pip:x==", "pip:x==../y", "pip:x==-r", "pip:x==1:../y.gguf", "pip:x:a/y.gguf", "pip:x>=1", "pip:x @ file", "pip:x\n",
@@ -77,7 +78,7 @@ func TestLocate_NamesThatLeadOut_AreRefused(t *testing.T) {
 			t.Errorf("%q: taken as %s", ref, tgt.path())
 		}
 	}
-	for _, ref := range []string{"smollm2", "hf:owner/repo:a/b.gguf", "hf:o.w-n_er/re..po", "pip:x", "pip:x==1.0+cpu:y.gguf", "https://host/a/b.gguf?c=../../d", "https://host/%2e%2e/b.gguf"} {
+	for _, ref := range []string{"smollm2", "hf:owner/repo:a/b.gguf", "hf:o.w-n_er/re..po", "hf:datasets/owner/repo:a/b.jsonl", "pip:x", "pip:x==1.0+cpu:y.gguf", "https://host/a/b.gguf?c=../../d", "https://host/%2e%2e/b.gguf"} {
 		tgt, err := locate(dir, ref)
 		if err != nil {
 			t.Errorf("%q: %v", ref, err)
