@@ -29,6 +29,7 @@ func hub(t *testing.T, content string, n int) (requests func() string) {
 		if first {
 			w.Header().Set("Content-Length", fmt.Sprint(len(content)))
 			w.Write([]byte(content[:len(content)/2]))
+			w.(http.Flusher).Flush()
 			panic(http.ErrAbortHandler)
 		}
 		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(content))
