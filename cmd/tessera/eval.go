@@ -1,0 +1,320 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tessera-llm/tessera/bench"
+	"github.com/tessera-llm/tessera/engine"
+	"github.com/tessera-llm/tessera/eval"
+	"github.com/tessera-llm/tessera/internal/home"
+	"github.com/tessera-llm/tessera/internal/kernel"
+	"github.com/tessera-llm/tessera/kv"
+	"github.com/tessera-llm/tessera/prompt"
+	"github.com/tessera-llm/tessera/pull"
+	"github.com/tessera-llm/tessera/weights"
+)
+
+// evalFlags are what `tessera eval` is asked for.
+type evalFlags struct {
+	model     string
+	data      []string
+	attention []string
+	unmoved   bool
+	shuffle   uint64
+	passages  int
+	maxTokens int
+	limit     int
+	out       string
+	gate      bool
+	margin    float64
+	asJSON    bool
+}
+
+func evalCommand() *cobra.Command {
+	var f evalFlags
+	cmd := &cobra.Command{
+		Use:   "eval --data FILE…",
+		Short: "Accuracy on questions with passages",
+		Long: `Answer questions over the passages that come with them, greedily, with the prompts that 'ask' makes, and print how many
+outputs contain a right answer, with 95 % intervals. Two attention modes over the same questions are compared in pairs.
+
+FILE is JSON Lines or a JSON array, plain or gzip: {"id","question","answers","passages":[{"title","text","gold","has_answer"}]}, or
+as DPR, Lost in the Middle, FlashRAG, HotpotQA and 2WikiMultiHopQA publish them; 'tessera eval fetch' gets some of those.
+
+With --out, answers are kept as they come: the same command goes on where it was ended.`,
+		Example: "  tessera eval --data nq-test.jsonl.gz --attention full,block --limit 100\n" +
+			"  tessera eval --data nq.jsonl --data hotpotqa.json --gate --out answers",
+		Args: cobra.NoArgs,
+	}
+	cmd.Flags().StringVarP(&f.model, "model", "m", defaultModel, "model: a name that was pulled, or a GGUF file")
+	cmd.Flags().StringArrayVar(&f.data, "data", nil, "file of questions; several times for several")
+	cmd.Flags().StringSliceVar(&f.attention, "attention", []string{string(engine.Full)}, "full, block, or full,block for both")
+	cmd.Flags().BoolVar(&f.unmoved, "no-reencode", false, "block attention without position re-encoding: the paper's ablation")
+	cmd.Flags().Uint64Var(&f.shuffle, "shuffle", 0, "put each question's passages in another order, by this seed")
+	cmd.Flags().IntVarP(&f.passages, "passages", "k", 10, "passages a question at most; of more, those that support an answer are kept")
+	cmd.Flags().IntVar(&f.maxTokens, "max-tokens", 64, "tokens of an answer at most")
+	cmd.Flags().IntVar(&f.limit, "limit", 0, "answer only the first so many questions of each file; 0: all")
+	cmd.Flags().StringVar(&f.out, "out", "", "folder that keeps the answers, so that an ended run goes on")
+	cmd.Flags().BoolVar(&f.gate, "gate", false, "answer in both modes and write the evaluation record that decides on block attention")
+	cmd.Flags().Float64Var(&f.margin, "margin", weights.Margin, "with --gate: how many points block mode may be below full mode")
+	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print one JSON document")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		settings, err := f.settings(cmd.Flags().Changed("shuffle"))
+		if err != nil {
+			return &usageError{err}
+		}
+		return runEval(cmd, &f, settings)
+	}
+	cmd.AddCommand(evalReportCommand(), evalFetchCommand())
+	return cmd
+}
+
+// settings checks the flags and makes a setting for each mode.
+func (f *evalFlags) settings(shuffled bool) (settings []eval.Setting, err error) {
+	if f.gate {
+		f.attention = []string{string(engine.Full), string(engine.Block)}
+	}
+	hasBlock := slices.Contains(f.attention, string(engine.Block))
+	switch {
+	case len(f.data) == 0:
+		return nil, errors.New("no questions: want --data FILE")
+	case f.unmoved && !hasBlock:
+		return nil, errors.New("--no-reencode: is of block attention; want --attention block")
+	case f.gate && (f.unmoved || shuffled):
+		return nil, errors.New("--gate: judges what 'ask' does; want it without --no-reencode and --shuffle")
+	case f.passages < 1:
+		return nil, fmt.Errorf("--passages %d: want at least 1", f.passages)
+	case f.maxTokens < 1:
+		return nil, fmt.Errorf("--max-tokens %d: want at least 1", f.maxTokens)
+	case f.limit < 0:
+		return nil, fmt.Errorf("--limit %d: want at least 0", f.limit)
+	}
+	for i, a := range f.attention {
+		if a != string(engine.Full) && a != string(engine.Block) || slices.Contains(f.attention[:i], a) {
+			return nil, fmt.Errorf("--attention %q: want full, block or full,block", strings.Join(f.attention, ","))
+		}
+		s := eval.Setting{Attention: engine.Attention(a), Passages: f.passages, MaxTokens: f.maxTokens}
+		s.Unmoved = f.unmoved && s.Attention == engine.Block
+		if shuffled {
+			s.Shuffle = &f.shuffle
+		}
+		settings = append(settings, s)
+	}
+	return settings, nil
+}
+
+func runEval(cmd *cobra.Command, f *evalFlags, settings []eval.Setting) (err error) {
+	var sets []*eval.Dataset
+	for _, path := range f.data {
+		d, err := eval.ReadDataset(path)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(sets, func(o *eval.Dataset) bool { return o.Name == d.Name }) {
+			return fmt.Errorf("%s: another file is called %s too; results go by that name", path, d.Name)
+		}
+		sets = append(sets, d)
+	}
+	b, err := openBare(f.model, kv.F16.String())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	r, err := b.runner()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Blocks.Close()) }()
+
+	var results []*eval.Result
+	for _, d := range sets {
+		for _, s := range settings {
+			bar := newProgress(cmd.ErrOrStderr(), fmt.Sprintf("%s, %s", d.Name, s.Attention), false)
+			result, err := r.Evaluate(cmd.Context(), d, s, f.out, f.limit, func(done, total int) { bar.set(int64(done), int64(total)) })
+			bar.clear()
+			if err != nil {
+				return err
+			}
+			results = append(results, result)
+		}
+	}
+	return f.print(cmd, results)
+}
+
+// runner makes b answer questions.
+func (b *bare) runner() (*eval.Runner, error) {
+	cache, err := home.Cache()
+	if err != nil {
+		return nil, err
+	}
+	vocab, err := b.file.Vocab()
+	if err != nil {
+		return nil, err
+	}
+	source, _ := b.file.ChatTemplate()
+	template, err := prompt.New(source, b.tok, vocab.EOS)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", b.file.Path(), err)
+	}
+	fingerprint, err := b.file.Fingerprint(cache)
+	if err != nil {
+		return nil, err
+	}
+	store, err := kv.Open("", kv.Options{KernelPath: kernel.Path()})
+	if err != nil {
+		return nil, err
+	}
+	return &eval.Runner{Model: b.m, Work: b.work, Tok: b.tok, Template: template, Type: b.kv, Blocks: store, RAMBytes: kv.DefaultRAMBytes,
+		Weights: eval.Weights{Model: filepath.Base(b.file.Path()), Fingerprint: fingerprint}}, nil
+}
+
+// gateJSON is what --gate adds to a report.
+type gateJSON struct {
+	*eval.Report
+	Gate struct {
+		Pass   bool    `json:"pass"`
+		Gap    float64 `json:"gap"`    // points, full above block
+		Margin float64 `json:"margin"` // points
+		Record string  `json:"record"`
+	} `json:"gate"`
+}
+
+func (f *evalFlags) print(cmd *cobra.Command, results []*eval.Result) error {
+	out := cmd.OutOrStdout()
+	report := eval.NewReport(results)
+	if !f.gate {
+		switch {
+		case f.asJSON && len(results) == 1:
+			return printJSON(out, results[0])
+		case f.asJSON:
+			return printJSON(out, report)
+		}
+		return report.WriteTable(out)
+	}
+	record, err := eval.NewRecord(results, time.Now())
+	if err != nil {
+		return err
+	}
+	data, err := home.Data()
+	if err != nil {
+		return err
+	}
+	path := weights.RecordPath(filepath.Join(data, "records"), record.Model, (*[32]byte)(record.Adapter))
+	if err := record.Write(path); err != nil {
+		return err
+	}
+	g := gateJSON{Report: report}
+	g.Gate.Pass, g.Gate.Gap, g.Gate.Margin, g.Gate.Record = record.Passes(f.margin), record.Gap(), f.margin, path
+	if f.asJSON {
+		return printJSON(out, g)
+	}
+	if err := report.WriteTable(out); err != nil {
+		return err
+	}
+	verdict := "FAILS: 'ask' answers with full attention"
+	if g.Gate.Pass {
+		verdict = "PASSES"
+	}
+	_, err = fmt.Fprintf(out, "\nblock mode is %.1f points below full mode, averaged over %d sets; at most %.1f are allowed: the model %s\nrecord: %s\n",
+		g.Gate.Gap, len(record.Sets), f.margin, verdict, path)
+	return err
+}
+
+func evalReportCommand() *cobra.Command {
+	var markdown, figure string
+	cmd := &cobra.Command{
+		Use:   "report FILE.json…",
+		Short: "A Markdown table and a figure of results",
+		Long: `Make a Markdown table, on stdout or in a file, and a figure of what 'tessera eval --json' printed, one or several files.
+Kinds of runs come in the order of the files; each is compared with the first, and block attention with full attention too.`,
+		Args: cobra.MinimumNArgs(1),
+	}
+	cmd.Flags().StringVar(&markdown, "markdown", "", "write the table to this file")
+	cmd.Flags().StringVar(&figure, "plot", "", "draw a figure to this file, .svg or .png")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		format := ""
+		if figure != "" {
+			var err error
+			if format, err = bench.FigureFormat(figure); err != nil {
+				return &usageError{fmt.Errorf("--plot: %w", err)}
+			}
+		}
+		var results []*eval.Result
+		for _, path := range args {
+			some, err := eval.ReadResults(path)
+			if err != nil {
+				return err
+			}
+			results = append(results, some...)
+		}
+		report := eval.NewReport(results)
+		if figure != "" {
+			if err := writeFile(figure, func(w io.Writer) error { return report.WriteFigure(w, format) }); err != nil {
+				return err
+			}
+		}
+		if markdown == "" {
+			return report.WriteMarkdown(cmd.OutOrStdout())
+		}
+		return writeFile(markdown, report.WriteMarkdown)
+	}
+	return cmd
+}
+
+func writeFile(path string, write func(io.Writer) error) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return write(f)
+}
+
+func evalFetchCommand() *cobra.Command {
+	var out string
+	cmd := &cobra.Command{
+		Use:   "fetch NAME",
+		Short: "Fetch a benchmark's questions with their passages, and check them",
+		Long: `Fetch the questions of a benchmark with their passages, check them, and write them to NAME.jsonl.gz. A fetch that was cut resumes.
+
+NAME is
+  nq         Natural Questions open, test (3,610), with the ten best of the passages that DPR retrieves (CC BY-SA 3.0)
+  triviaqa   TriviaQA, test (11,313), the same way
+  hotpotqa   HotpotQA distractor, validation (7,405), from the Hugging Face Hub (CC BY-SA 4.0)
+  2wiki      2WikiMultiHopQA, validation (12,576), from the Hub (Apache-2.0)
+  hf:datasets/OWNER/REPO:FILE, https://HOST/PATH   any other file that 'tessera eval --data' can read (HF_TOKEN, HF_ENDPOINT)`,
+		Args: cobra.ExactArgs(1),
+	}
+	cmd.Flags().StringVar(&out, "out", ".", "folder of the file")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		cache, err := home.Cache()
+		if err != nil {
+			return err
+		}
+		bar := newProgress(cmd.ErrOrStderr(), "fetching "+args[0], true)
+		path, n, err := eval.Fetch(cmd.Context(), args[0], out, pull.Options{
+			Dir:      filepath.Join(cache, "questions"),
+			Progress: bar.set,
+			Note: func(text string) {
+				bar.clear()
+				fmt.Fprintln(cmd.ErrOrStderr(), text)
+			},
+		})
+		bar.clear()
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n%d questions\n", path, n)
+		return err
+	}
+	return cmd
+}
