@@ -17,7 +17,7 @@ import (
 )
 
 // A checkpoint is one file: checkpointMagic, the length of a header as 8 bytes, the header in JSON, the values of what is trained, their
-// first and their second moments as float32, all little-endian, and the BLAKE3 of all before it.
+// gradients, first and second moments as float32, all little-endian, and the BLAKE3 of all before it.
 const checkpointMagic = "tessera-train/1\n"
 
 // checkpointHeader is what must be as it was for training to go on, and the steps made.
@@ -27,6 +27,9 @@ type checkpointHeader struct {
 	Trained string // the tensors, with their shapes
 	Path    string // of the kernels: others round differently
 	Steps   []Step
+
+	Underway Step
+	Learnt   int
 }
 
 func (t *Trainer) header() checkpointHeader {
@@ -35,7 +38,7 @@ func (t *Trainer) header() checkpointHeader {
 		fmt.Fprintf(names, "%s%v ", p.name, p.shape)
 	}
 	trained := fmt.Sprintf("%d tensors of %d values, %x", len(t.net.params.list), len(t.net.params.values), names.Sum(nil)[:8])
-	return checkpointHeader{t.Options, fmt.Sprintf("%x", t.fingerprint), trained, kernel.Path(), t.steps}
+	return checkpointHeader{t.Options, fmt.Sprintf("%x", t.fingerprint), trained, kernel.Path(), t.steps, t.underway, t.learnt}
 }
 
 // save replaces the file at path by the present state; it survives a power cut when save returns. A save that fails leaves the file as it
@@ -69,7 +72,7 @@ func (t *Trainer) save(files vfs.FS, path string) (err error) {
 	hash := blake3.New()
 	start := binary.LittleEndian.AppendUint64([]byte(checkpointMagic), uint64(len(header)))
 	p := &t.net.params
-	for _, part := range [][]byte{start, header, bytesOf(p.values), bytesOf(p.first), bytesOf(p.second)} {
+	for _, part := range [][]byte{start, header, bytesOf(p.values), bytesOf(p.grads), bytesOf(p.first), bytesOf(p.second)} {
 		hash.Write(part)
 		if _, err := f.Write(part); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
@@ -137,13 +140,13 @@ func (t *Trainer) resume(files vfs.FS, path string) error {
 		}
 	}
 	p := &t.net.params
-	if data = data[n:]; len(data) != 3*4*len(p.values) {
-		return fail("it holds %d bytes of values, not %d", len(data), 3*4*len(p.values))
+	if data = data[n:]; len(data) != 4*4*len(p.values) {
+		return fail("it holds %d bytes of values, not %d", len(data), 4*4*len(p.values))
 	}
-	for _, part := range [][]float32{p.values, p.first, p.second} {
+	for _, part := range [][]float32{p.values, p.grads, p.first, p.second} {
 		data = data[copy(bytesOf(part), data):]
 	}
-	t.steps = was.Steps
+	t.steps, t.underway, t.learnt = was.Steps, was.Underway, was.Learnt
 	t.net.repack(t.pool)
 	return nil
 }

@@ -29,7 +29,7 @@ import (
 )
 
 // A Trainer holds a model's weights, what is trained of them, and its state: all that decides how training goes on is Options, the
-// network's params and the number of steps made.
+// network's params, steps, underway and learnt.
 type Trainer struct {
 	Options
 	net         *network
@@ -38,6 +38,8 @@ type Trainer struct {
 	optimizer   optimizer
 	fingerprint [32]byte // of the model's file
 	steps       []Step   // all that were made
+	underway    Step     // the next one, of which learnt samples are in the gradients
+	learnt      int
 
 	rows    []int // of the sample that is learnt: those with logits
 	targets []int32
@@ -121,23 +123,23 @@ func (o *Options) check() error {
 	return nil
 }
 
-// Run trains from the step that the Trainer has reached to the last one. sample gives the i-th sample of the run, from 0 on, and the same
-// one whenever it is asked. After each step progress is told.
+// Run trains from where the Trainer stands to the last step. sample gives the i-th sample of the run, from 0 on, and the same one whenever
+// it is asked. After each step progress is told, which may call Loss and Adapter.
 //
-// With a checkpoint path the state is written there at least once a minute and when Run ends, and a state that lies there already is
-// resumed. Whatever ends Run, the file is whole and holds a step that went well.
+// With a checkpoint path the state is written there before a minute is lost, and when Run ends; a state that lies there already is resumed.
+// Whatever ends Run, the file is whole and what it holds went well.
 func (t *Trainer) Run(ctx context.Context, sample func(i int) (Sample, error), checkpoint string, progress func(Step)) (err error) {
 	if checkpoint != "" {
 		if err := t.resume(vfs.OS{}, checkpoint); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	saved, last := len(t.steps), time.Now()
+	saved, unsaved := time.Now(), false
 	save := func() error {
-		if checkpoint == "" || saved == len(t.steps) {
+		if checkpoint == "" || !unsaved {
 			return nil
 		}
-		saved, last = len(t.steps), time.Now()
+		saved, unsaved = time.Now(), false
 		return t.save(vfs.OS{}, checkpoint)
 	}
 	defer func() { err = errors.Join(err, save()) }()
@@ -145,12 +147,15 @@ func (t *Trainer) Run(ctx context.Context, sample func(i int) (Sample, error), c
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		step, err := t.step(sample)
+		stepped, err := t.advance(sample)
 		if err != nil {
 			return err
 		}
-		progress(step)
-		if time.Since(last) >= saveEvery {
+		unsaved = true
+		if stepped {
+			progress(t.steps[len(t.steps)-1])
+		}
+		if time.Since(saved) >= saveEvery {
 			if err := save(); err != nil {
 				return err
 			}
@@ -159,8 +164,8 @@ func (t *Trainer) Run(ctx context.Context, sample func(i int) (Sample, error), c
 	return nil
 }
 
-// saveEvery leaves room for a step before the minute is over.
-const saveEvery = 30 * time.Second
+// saveEvery leaves room for a sample before the minute is over.
+const saveEvery = 45 * time.Second
 
 // Done are the steps made so far.
 func (t *Trainer) Done() []Step { return t.steps }
@@ -202,34 +207,44 @@ func (e *DivergedError) Error() string {
 	return fmt.Sprintf("step %d: %s is %v; the weights are left as the step before made them. A lower learning rate or a clip may help", e.Step, what, e.Value)
 }
 
-// step makes one step.
-func (t *Trainer) step(sample func(i int) (Sample, error)) (Step, error) {
-	done := len(t.steps)
-	s := Step{Step: done + 1, Rate: t.rate(done)}
-	t.optimizer.clear()
-	for i := done * t.Batch; i < (done+1)*t.Batch; i++ {
-		one, err := sample(i)
-		if err == nil {
-			err = t.learn(&one, i, 1/float64(t.Batch), &s)
-		}
-		if err != nil {
-			return s, fmt.Errorf("sample %d: %w", i, err)
-		}
-		if total := s.Full.Sum + s.Block.Sum + s.Divergence.Sum; total-total != 0 {
-			return s, &DivergedError{s.Step, i, total}
-		}
+// advance learns the next sample and, if that completes a batch, makes the step.
+func (t *Trainer) advance(sample func(i int) (Sample, error)) (stepped bool, err error) {
+	s := &t.underway
+	if t.learnt == 0 {
+		t.optimizer.clear()
+		*s = Step{Step: len(t.steps) + 1, Rate: t.rate(len(t.steps))}
+	}
+	i := len(t.steps)*t.Batch + t.learnt
+	one, err := sample(i)
+	if err == nil {
+		err = t.learn(&one, i, 1/float64(t.Batch), s)
+	}
+	if err != nil {
+		return false, fmt.Errorf("sample %d: %w", i, err)
+	}
+	diverged := func(sample int, value float64) error {
+		err := &DivergedError{s.Step, sample, value}
+		t.learnt, *s = 0, Step{} // the batch's gradients are worth nothing
+		return err
+	}
+	if total := s.Full.Sum + s.Block.Sum + s.Divergence.Sum; total-total != 0 {
+		return false, diverged(i, total)
+	}
+	if t.learnt++; t.learnt < t.Batch {
+		return false, nil
 	}
 	if s.Norm = t.optimizer.norm(); s.Norm-s.Norm != 0 {
-		return s, &DivergedError{s.Step, -1, s.Norm}
+		return false, diverged(-1, s.Norm)
 	}
+	t.learnt = 0
 	scale := 1.0
 	if t.Clip > 0 && s.Norm > t.Clip {
 		scale = t.Clip / s.Norm
 	}
 	t.optimizer.update(s.Step, s.Rate, t.Decay, scale)
 	t.net.repack(t.pool)
-	t.steps = append(t.steps, s)
-	return s, nil
+	t.steps = append(t.steps, *s)
+	return true, nil
 }
 
 // rate is the learning rate of a step, counted from 0: a rise to the height, then a fall that would reach zero after the last step.
