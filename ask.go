@@ -10,6 +10,7 @@ import (
 	"github.com/tessera-llm/tessera/corpus"
 	"github.com/tessera-llm/tessera/engine"
 	"github.com/tessera-llm/tessera/prompt"
+	"github.com/tessera-llm/tessera/weights"
 )
 
 // passageTokens is about how long a passage gets when a long document is split, DefaultPassages how many a question gets.
@@ -73,23 +74,43 @@ func (t *Tessera) Ask(ctx context.Context, q Question) (*Receipt, error) {
 	return t.receipt(r, attention, blocks, documents, prepared), nil
 }
 
-// attention resolves Auto. No adapter with an evaluation of block mode can be loaded yet, so Auto is Full for every model.
+// attention resolves Auto: Block where the evaluation record of these weights passes the quality gate, else Full.
 func (t *Tessera) attention(a Attention) (engine.Attention, error) {
 	switch a {
 	case Block, Full:
 		return engine.Attention(a), nil
 	case Auto, "":
-		t.warnFull.Do(func() { t.warn(&UntunedError{Model: t.name}) })
+		if t.record != nil && t.record.Passes(weights.Margin) {
+			return engine.Block, nil
+		}
+		t.warnFull.Do(func() {
+			e := &UntunedError{Model: t.name, Adapter: t.adapter}
+			if t.record != nil {
+				e.Measured, e.Gap = true, t.record.Gap()
+			}
+			t.warn(e)
+		})
 		return engine.Full, nil
 	}
 	return "", fmt.Errorf("attention: %q; want %s, %s or %s", a, Auto, Block, Full)
 }
 
-// UntunedError warns that Auto took full attention.
-type UntunedError struct{ Model string }
+// UntunedError warns that Auto took full attention: nobody has measured block attention with these weights, or it was too far behind.
+type UntunedError struct {
+	Model, Adapter string
+	Measured       bool
+	Gap            float64 // points of accuracy
+}
 
 func (e *UntunedError) Error() string {
-	return fmt.Sprintf("%s carries no evaluation of block attention: answering with full attention", e.Model)
+	name := e.Model
+	if e.Adapter != "" {
+		name += " with " + e.Adapter
+	}
+	if e.Measured {
+		return fmt.Sprintf("%s: block attention was %.1f points less accurate than full attention, more than %.0f: answering with full attention", name, e.Gap, weights.Margin)
+	}
+	return fmt.Sprintf("%s carries no evaluation of block attention: answering with full attention", name)
 }
 
 // ErrNoQuestion: the question is empty.
@@ -175,6 +196,9 @@ func (t *Tessera) receipt(r *engine.Receipt, attention engine.Attention, blocks 
 		Usage:   ReceiptUsage{r.Prompt, r.Cached, r.Completion},
 		Timings: ReceiptTimings{ms(t.load), ms(r.Lookup), ms(r.Prefill), ms(prepared + r.TTFT), ms(r.Decode)},
 		FLOPs:   ReceiptFLOPs{r.MatrixFLOPs, r.MatrixFLOPs + r.AttentionFLOPs},
+	}
+	if t.adapter != "" {
+		out.Adapter = &t.adapter
 	}
 	for i, b := range r.Blocks {
 		rb := ReceiptBlock{Kind: string(blocks[i].Kind), ID: b.ID.String(), Tokens: b.Tokens, Source: b.Source.String()}

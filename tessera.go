@@ -10,11 +10,13 @@ package tessera
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"runtime"
 	"sync"
 	"time"
 
+	"github.com/tessera-llm/tessera/adapters"
 	"github.com/tessera-llm/tessera/engine"
 	"github.com/tessera-llm/tessera/internal/kernel"
 	"github.com/tessera-llm/tessera/kv"
@@ -27,6 +29,8 @@ import (
 // Options of Open. Only Model is needed.
 type Options struct {
 	Model     string // path of a GGUF file
+	Adapter   string // path of an adapter for it; "": the one that ships with Tessera, where there is one for this model; NoAdapter: none
+	Records   string // folder of evaluation records, which decide what Auto is; "": only the shipped adapter's
 	Store     string // folder of the block store; "": blocks are kept in memory only
 	Cache     string // folder that remembers the model's fingerprint; "": it is computed each time
 	RAMBytes  int64  // bound of blocks in memory; 0: kv.DefaultRAMBytes
@@ -37,9 +41,14 @@ type Options struct {
 	Warn func(error)
 }
 
+// NoAdapter as Options.Adapter loads the model as it is.
+const NoAdapter = "none"
+
 // A Tessera is one model over one store of blocks. It is safe for concurrent use.
 type Tessera struct {
-	name     string // the model's, for receipts
+	name     string          // the model's, for receipts
+	adapter  string          // the adapter's; "": none
+	record   *weights.Record // how block attention does with these weights; nil: nobody has measured it
 	file     *weights.File
 	model    *model.Model
 	tok      *tokenizer.Tokenizer
@@ -87,13 +96,73 @@ func Open(o Options) (t *Tessera, err error) {
 	if err != nil {
 		return nil, err
 	}
+	adapter, err := t.adapt(o, fingerprint)
+	if err != nil {
+		return nil, err
+	}
 	threads := o.Threads
 	if threads == 0 {
 		threads = runtime.GOMAXPROCS(0)
 	}
-	t.engine = engine.New(t.model, t.tok, t.store, engine.Options{Fingerprint: fingerprint, Source: o.Model, KV: kv.F16, Threads: threads})
+	t.engine = engine.New(t.model, t.tok, t.store, engine.Options{
+		Fingerprint: fingerprint, Adapter: adapter, Source: o.Model, KV: kv.F16, Threads: threads,
+	})
 	t.load = time.Since(start)
 	return t, nil
+}
+
+// adapt puts the adapter beside the model's weights, finds their evaluation record, and returns the adapter's fingerprint, zero for none.
+func (t *Tessera) adapt(o Options, model [32]byte) (fingerprint [32]byte, err error) {
+	adapter, name, err := LoadAdapter(o.Adapter, t.file, model)
+	if err != nil {
+		return fingerprint, err
+	}
+	t.adapter = name
+	var of *[32]byte
+	if adapter != nil {
+		if t.model, err = t.model.WithAdapter(adapter); err != nil {
+			return fingerprint, fmt.Errorf("%s: %w", t.adapter, err)
+		}
+		fingerprint = adapter.Fingerprint()
+		of = &fingerprint
+	}
+	var candidates []*weights.Record
+	if o.Records != "" {
+		r, err := weights.ReadRecord(weights.RecordPath(o.Records, model, of))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fingerprint, err
+		}
+		candidates = append(candidates, r)
+	}
+	if shipped, ok := adapters.For(model); ok {
+		r, err := weights.ParseRecord(shipped.Name, shipped.Record)
+		if err != nil {
+			return fingerprint, err
+		}
+		candidates = append(candidates, r)
+	}
+	for _, r := range candidates {
+		if r != nil && r.Of(model, of, prompt.Format) == nil {
+			t.record = r
+			break
+		}
+	}
+	return fingerprint, nil
+}
+
+// LoadAdapter reads the adapter that Options.Adapter names, for the model in file with this fingerprint, and says what it is called: nil and ""
+// for none.
+func LoadAdapter(ref string, file *weights.File, fingerprint [32]byte) (a *weights.Adapter, name string, err error) {
+	shipped, ok := adapters.For(fingerprint)
+	switch {
+	case ref == NoAdapter || ref == "" && !ok:
+		return nil, "", nil
+	case ref == "":
+		a, err = weights.ReadAdapter(shipped.Name, shipped.GGUF, file)
+		return a, shipped.Name, err
+	}
+	a, err = weights.OpenAdapter(ref, file)
+	return a, filepath.Base(ref), err
 }
 
 // language makes the tokenizer and the chat template of a model's file.

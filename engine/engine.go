@@ -41,6 +41,7 @@ type Engine struct {
 // Options of an Engine.
 type Options struct {
 	Fingerprint [32]byte // of the model's file
+	Adapter     [32]byte // fingerprint of the adapter beside it; zero: none
 	Source      string   // the model's file, for errors
 	KV          kv.Type
 	Threads     int
@@ -52,7 +53,7 @@ func New(m *model.Model, tok *tokenizer.Tokenizer, store *kv.Store, o Options) *
 		model:  m,
 		tok:    tok,
 		store:  store,
-		inputs: kv.Inputs{Model: o.Fingerprint, Type: o.KV, RoPE: m.RoPEBytes()},
+		inputs: kv.Inputs{Model: o.Fingerprint, Adapter: o.Adapter, Type: o.KV, RoPE: m.RoPEBytes()},
 		source: o.Source,
 		work:   m.NewWorkspace(o.Threads),
 		turn:   make(chan struct{}, 1),

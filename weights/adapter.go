@@ -1,12 +1,16 @@
 package weights
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
+
+	"github.com/zeebo/blake3"
 
 	"github.com/tessera-llm/tessera/internal/kernel"
 )
@@ -47,6 +51,41 @@ func OpenAdapter(path string, base *File) (*Adapter, error) {
 	}
 	a, err := f.adapter(base)
 	return a, errors.Join(err, f.Close())
+}
+
+// ReadAdapter is OpenAdapter of a GGUF file's bytes; name stands for its path in errors.
+func ReadAdapter(name string, data []byte, base *File) (*Adapter, error) {
+	f := &File{path: name, data: data}
+	if err := parse(f); err != nil {
+		return nil, err
+	}
+	return f.adapter(base)
+}
+
+// Fingerprint is the BLAKE3 hash of all that the adapter changes, whatever file it was read from.
+func (a *Adapter) Fingerprint() [32]byte {
+	h := blake3.New()
+	number := func(n uint64) { h.Write(binary.LittleEndian.AppendUint64(nil, n)) }
+	text := func(s string) { number(uint64(len(s))); h.WriteString(s) }
+	values := func(v []float32) {
+		b := make([]byte, 0, 4*len(v))
+		for _, x := range v {
+			b = binary.LittleEndian.AppendUint32(b, math.Float32bits(x))
+		}
+		h.Write(b)
+	}
+	text(a.Architecture)
+	values([]float32{a.Alpha})
+	for i := range a.Changes {
+		c := &a.Changes[i]
+		text(c.Tensor)
+		number(uint64(c.In))
+		number(uint64(c.Out))
+		number(uint64(c.Rank))
+		values(c.A)
+		values(c.B)
+	}
+	return [32]byte(h.Sum(nil))
 }
 
 // The keys of an adapter's metadata, beside general.architecture.

@@ -36,7 +36,7 @@ QUESTION - is read from standard input.`,
 		Example: "  tessera ask -d notes/ 'Who wrote the report?'\n  tessera ask -d passages.jsonl --attention block --json 'Who wrote it?'",
 		Args:    cobra.ExactArgs(1),
 	}
-	model := modelFlag(cmd)
+	model, adapter := modelFlag(cmd), adapterFlag(cmd, "")
 	f := cmd.Flags()
 	f.StringArrayVarP(&paths, "documents", "d", nil, "a file or folder of documents; may be repeated")
 	f.IntVarP(&q.Passages, "passages", "k", tessera.DefaultPassages, "passages in the prompt at most")
@@ -76,7 +76,7 @@ QUESTION - is read from standard input.`,
 		if err := readDocuments(cmd, paths, &q); err != nil {
 			return err
 		}
-		return withTessera(cmd, *model, func(t *tessera.Tessera) error { return ask(cmd, t, q, asJSON) })
+		return withTessera(cmd, *model, *adapter, func(t *tessera.Tessera) error { return ask(cmd, t, q, asJSON) })
 	}
 	return cmd
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/tessera-llm/tessera/bench"
 	"github.com/tessera-llm/tessera/internal/home"
 	"github.com/tessera-llm/tessera/pull"
+
+	tessera "github.com/tessera-llm/tessera"
 )
 
 func benchCommand() *cobra.Command {
@@ -77,7 +79,7 @@ func benchModelCommand(name, short, long, defaults string, test func(*bench.Benc
 		query         int
 	)
 	cmd := &cobra.Command{Use: name, Short: short, Long: long, Args: cobra.NoArgs}
-	model := modelFlag(cmd)
+	model, adapter := modelFlag(cmd), adapterFlag(cmd, tessera.NoAdapter)
 	flags.add(cmd)
 	cmd.Flags().StringVar(&lengths, "lengths", defaults, "numbers of tokens; 1K is 1,024")
 	cmd.Flags().StringVar(&plot, "plot", "", "draw a figure to this file, .svg or .png")
@@ -104,7 +106,7 @@ func benchModelCommand(name, short, long, defaults string, test func(*bench.Benc
 		if err := flags.check(); err != nil {
 			return err
 		}
-		report, err := measure(cmd, *model, flags.runs, func(b *bench.Bench) ([]bench.Row, error) {
+		report, err := measure(cmd, *model, *adapter, flags.runs, func(b *bench.Bench) ([]bench.Row, error) {
 			return test(b, cmd.Context(), list, query)
 		})
 		if err != nil {
@@ -124,12 +126,12 @@ func benchModelCommand(name, short, long, defaults string, test func(*bench.Benc
 }
 
 // measure runs a test on a model.
-func measure(cmd *cobra.Command, ref string, runs int, test func(*bench.Bench) ([]bench.Row, error)) (r *bench.Report, err error) {
+func measure(cmd *cobra.Command, ref, adapter string, runs int, test func(*bench.Bench) ([]bench.Row, error)) (r *bench.Report, err error) {
 	path, err := pull.Resolve(ref)
 	if err != nil {
 		return nil, err
 	}
-	m, err := openBare(path, "f16")
+	m, err := openBare(path, adapter, "f16")
 	if err != nil {
 		return nil, err
 	}

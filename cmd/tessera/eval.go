@@ -26,6 +26,7 @@ import (
 // evalFlags are what `tessera eval` is asked for.
 type evalFlags struct {
 	model     string
+	adapter   string
 	data      []string
 	attention []string
 	unmoved   bool
@@ -56,6 +57,7 @@ With --out, answers are kept as they come: the same command goes on where it was
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().StringVarP(&f.model, "model", "m", defaultModel, "model: a name that was pulled, or a GGUF file")
+	cmd.Flags().StringVar(&f.adapter, "adapter", "", "adapter of the model: a file, or none; without this flag the one that ships for the model")
 	cmd.Flags().StringArrayVar(&f.data, "data", nil, "file of questions; several times for several")
 	cmd.Flags().StringSliceVar(&f.attention, "attention", []string{string(engine.Full)}, "full, block, or full,block for both")
 	cmd.Flags().BoolVar(&f.unmoved, "no-reencode", false, "block attention without position re-encoding: the paper's ablation")
@@ -124,7 +126,7 @@ func runEval(cmd *cobra.Command, f *evalFlags, settings []eval.Setting) (err err
 		}
 		sets = append(sets, d)
 	}
-	b, err := openBare(f.model, kv.F16.String())
+	b, err := openBare(f.model, f.adapter, kv.F16.String())
 	if err != nil {
 		return err
 	}
@@ -152,10 +154,6 @@ func runEval(cmd *cobra.Command, f *evalFlags, settings []eval.Setting) (err err
 
 // runner makes b answer questions.
 func (b *bare) runner() (*eval.Runner, error) {
-	cache, err := home.Cache()
-	if err != nil {
-		return nil, err
-	}
 	vocab, err := b.file.Vocab()
 	if err != nil {
 		return nil, err
@@ -165,16 +163,16 @@ func (b *bare) runner() (*eval.Runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", b.file.Path(), err)
 	}
-	fingerprint, err := b.file.Fingerprint(cache)
-	if err != nil {
-		return nil, err
+	w := eval.Weights{Model: filepath.Base(b.file.Path()), Fingerprint: b.hash}
+	if b.adapter != nil {
+		hash := weights.Hash(b.adapter.Fingerprint())
+		w.Adapter, w.AdapterHash = &b.name, &hash
 	}
 	store, err := kv.Open("", kv.Options{KernelPath: kernel.Path()})
 	if err != nil {
 		return nil, err
 	}
-	return &eval.Runner{Model: b.m, Work: b.work, Tok: b.tok, Template: template, Type: b.kv, Blocks: store, RAMBytes: kv.DefaultRAMBytes,
-		Weights: eval.Weights{Model: filepath.Base(b.file.Path()), Fingerprint: fingerprint}}, nil
+	return &eval.Runner{Model: b.m, Work: b.work, Tok: b.tok, Template: template, Type: b.kv, Blocks: store, RAMBytes: kv.DefaultRAMBytes, Weights: w}, nil
 }
 
 // gateJSON is what --gate adds to a report.
@@ -204,11 +202,11 @@ func (f *evalFlags) print(cmd *cobra.Command, results []*eval.Result) error {
 	if err != nil {
 		return err
 	}
-	data, err := home.Data()
+	folder, err := recordsFolder()
 	if err != nil {
 		return err
 	}
-	path := weights.RecordPath(filepath.Join(data, "records"), record.Model, (*[32]byte)(record.Adapter))
+	path := weights.RecordPath(folder, record.Model, (*[32]byte)(record.Adapter))
 	if err := record.Write(path); err != nil {
 		return err
 	}

@@ -27,8 +27,17 @@ func modelFlag(cmd *cobra.Command) *string {
 	return cmd.Flags().StringP("model", "m", defaultModel, "model: a name that was pulled, or a GGUF file")
 }
 
+// adapterFlag adds --adapter, by default preset.
+func adapterFlag(cmd *cobra.Command, preset string) *string {
+	usage := "adapter of the model: a file, or none; without this flag the one that ships for the model"
+	if preset != "" {
+		usage = "adapter of the model: a file"
+	}
+	return cmd.Flags().String("adapter", preset, usage)
+}
+
 // withTessera runs a command on a model over the user's block store.
-func withTessera(cmd *cobra.Command, ref string, do func(*tessera.Tessera) error) error {
+func withTessera(cmd *cobra.Command, ref, adapter string, do func(*tessera.Tessera) error) error {
 	path, err := pull.Resolve(ref)
 	if err != nil {
 		return err
@@ -37,24 +46,34 @@ func withTessera(cmd *cobra.Command, ref string, do func(*tessera.Tessera) error
 	if err != nil {
 		return err
 	}
-	t, err := openAt(cmd, path, store)
+	t, err := openAt(cmd, path, adapter, store)
 	if err != nil {
 		return err
 	}
 	return errors.Join(do(t), t.Close())
 }
 
-// openAt loads the model at path over the block store at folder; "" keeps blocks in memory. Warnings go to stderr.
-func openAt(cmd *cobra.Command, path, folder string) (*tessera.Tessera, error) {
+// openAt loads the model at path, with an adapter, over the block store at folder; "" keeps blocks in memory. Warnings go to stderr.
+func openAt(cmd *cobra.Command, path, adapter, folder string) (*tessera.Tessera, error) {
 	cache, err := home.Cache()
+	if err != nil {
+		return nil, err
+	}
+	records, err := recordsFolder()
 	if err != nil {
 		return nil, err
 	}
 	defer loading(cmd.ErrOrStderr(), filepath.Base(path))()
 	return tessera.Open(tessera.Options{
-		Model: path, Store: folder, Cache: cache,
+		Model: path, Adapter: adapter, Records: records, Store: folder, Cache: cache,
 		Warn: func(err error) { say(cmd.ErrOrStderr(), err) },
 	})
+}
+
+// recordsFolder is where evaluation records are kept.
+func recordsFolder() (string, error) {
+	data, err := home.Data()
+	return filepath.Join(data, "records"), err
 }
 
 // loading shows that a model is being loaded, once that takes longer than a person notices, until the function it returns is
@@ -79,13 +98,16 @@ func loading(w io.Writer, name string) (done func()) {
 	return func() { close(stop); <-stopped }
 }
 
-// bare is a model to measure, without a store.
+// bare is a model to measure, with an adapter or without, and without a store.
 type bare struct {
-	file *weights.File
-	m    *model.Model
-	tok  *tokenizer.Tokenizer
-	work *model.Workspace
-	kv   kv.Type
+	file    *weights.File
+	m       *model.Model
+	adapter *weights.Adapter // nil: none
+	name    string           // the adapter's
+	hash    [32]byte         // fingerprint of the model's file
+	tok     *tokenizer.Tokenizer
+	work    *model.Workspace
+	kv      kv.Type
 }
 
 // kvFlag adds --kv, the number format of keys and values.
@@ -93,7 +115,7 @@ func kvFlag(cmd *cobra.Command) *string {
 	return cmd.Flags().String("kv", kv.F16.String(), "number format of keys and values: f16, as the store keeps them, or f32")
 }
 
-func openBare(ref, kvType string) (b *bare, err error) {
+func openBare(ref, adapter, kvType string) (b *bare, err error) {
 	b = &bare{}
 	switch kvType {
 	case kv.F16.String():
@@ -118,6 +140,9 @@ func openBare(ref, kvType string) (b *bare, err error) {
 	if b.m, err = model.New(b.file); err != nil {
 		return nil, err
 	}
+	if err := b.adapt(adapter); err != nil {
+		return nil, err
+	}
 	vocab, err := b.file.Vocab()
 	if err != nil {
 		return nil, err
@@ -127,6 +152,24 @@ func openBare(ref, kvType string) (b *bare, err error) {
 	}
 	b.work = b.m.NewWorkspace(runtime.GOMAXPROCS(0))
 	return b, nil
+}
+
+// adapt puts the adapter that --adapter names beside the model's weights.
+func (b *bare) adapt(ref string) error {
+	cache, err := home.Cache()
+	if err != nil {
+		return err
+	}
+	if b.hash, err = b.file.Fingerprint(cache); err != nil {
+		return err
+	}
+	if b.adapter, b.name, err = tessera.LoadAdapter(ref, b.file, b.hash); err != nil || b.adapter == nil {
+		return err
+	}
+	if b.m, err = b.m.WithAdapter(b.adapter); err != nil {
+		return fmt.Errorf("%s: %w", b.name, err)
+	}
+	return nil
 }
 
 func (b *bare) close() error {

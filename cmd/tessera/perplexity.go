@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tessera-llm/tessera/eval"
+
+	tessera "github.com/tessera-llm/tessera"
 )
 
 func perplexityCommand() *cobra.Command {
@@ -23,7 +25,7 @@ func perplexityCommand() *cobra.Command {
 		Long:  "Print the perplexity of a text over consecutive windows, scoring the second half of each, as llama.cpp's tool does.",
 		Args:  cobra.NoArgs,
 	}
-	model, kvType := modelFlag(cmd), kvFlag(cmd)
+	model, adapter, kvType := modelFlag(cmd), adapterFlag(cmd, tessera.NoAdapter), kvFlag(cmd)
 	cmd.Flags().StringVarP(&path, "file", "f", "", "the text, in UTF-8")
 	cmd.Flags().IntVar(&window, "window", 512, "tokens a window")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
@@ -41,7 +43,7 @@ func perplexityCommand() *cobra.Command {
 		if !utf8.Valid(text) {
 			return fmt.Errorf("%s: not a text in UTF-8", path)
 		}
-		b, err := openBare(*model, *kvType)
+		b, err := openBare(*model, *adapter, *kvType)
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,340 @@
+package main
+
+import (
+	"bufio"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tessera-llm/tessera/eval"
+	"github.com/tessera-llm/tessera/internal/kernel"
+	"github.com/tessera-llm/tessera/prompt"
+	"github.com/tessera-llm/tessera/pull"
+	"github.com/tessera-llm/tessera/tokenizer"
+	"github.com/tessera-llm/tessera/train"
+	"github.com/tessera-llm/tessera/weights"
+)
+
+// trainFlags are what `tessera train` is asked for.
+type trainFlags struct {
+	model     string
+	data      []string
+	instruct  []string
+	out       string
+	rank      int
+	alpha     float64
+	targets   []string
+	passages  string
+	maxTokens int
+	validate  int
+	every     int
+	options   train.Options
+	asJSON    bool
+}
+
+func trainCommand() *cobra.Command {
+	f := trainFlags{options: train.Options{Mode: train.Dual}}
+	cmd := &cobra.Command{
+		Use:   "train --data FILE… --out ADAPTER.gguf",
+		Short: "Block fine-tuning: train an adapter that answers in block mode as in full mode",
+		Long: `Train a low-rank adapter (LoRA) for Block-Attention on questions with passages, and write it as GGUF: its loss is that of the answer,
+with every passage attending to itself alone (block mode), with ordinary attention (full mode), or both.
+
+FILE is what 'tessera eval' reads. Questions that it marks as other than "train" are refused.
+
+The state is kept in ADAPTER.gguf.state as training goes on, at least once a minute: the same command goes on where it was ended.`,
+		Example: "  tessera train --data nq-train.jsonl.gz --data hotpotqa-train.jsonl.gz --distill 1 --steps 600 --out block.gguf",
+		Args:    cobra.NoArgs,
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&f.model, "model", "m", defaultModel, "model: a name that was pulled, or a GGUF file")
+	flags.StringArrayVar(&f.data, "data", nil, "file of questions; several times for several")
+	flags.StringArrayVar(&f.instruct, "instruct", nil, `file of {"instruction","input","output"} lines, mixed in`)
+	flags.StringVarP(&f.out, "out", "o", "", "the adapter's file")
+	flags.IntVar(&f.rank, "rank", 16, "rank of the adapter")
+	flags.Float64Var(&f.alpha, "alpha", 32, "alpha of the adapter: its changes are scaled by alpha/rank")
+	flags.StringSliceVar(&f.targets, "targets", nil, "matrices that are changed (default "+strings.Join(train.Targets, ",")+")")
+	flags.StringVarP(&f.passages, "passages", "k", "3-6", "passages of a sample, one number or a range; those that support the answer always")
+	flags.IntVar(&f.maxTokens, "max-tokens", 2048, "tokens of a sample at most")
+	flags.StringVar((*string)(&f.options.Mode), "mode", string(train.Dual), "what a sample is seen in: full, block, dual (both), or alternate (one of the two, drawn)")
+	flags.Float64Var(&f.options.Distill, "distill", 1, "weight of the distance of block mode from full mode, over the question; 0: none")
+	flags.IntVar(&f.options.Steps, "steps", 600, "steps")
+	flags.IntVar(&f.options.Batch, "batch", 4, "samples a step")
+	flags.Float64Var(&f.options.LearningRate, "lr", 1e-3, "learning rate at its height")
+	flags.Float64Var(&f.options.WarmUp, "warm-up", 0.1, "share of the steps on which it rises")
+	flags.Float64Var(&f.options.Decay, "decay", 0, "weight decay")
+	flags.Float64Var(&f.options.Clip, "clip", 1, "norm that gradients are scaled down to")
+	flags.Uint64Var(&f.options.Seed, "seed", 1, "of all that is drawn")
+	flags.IntVar(&f.validate, "validate", 24, "examples held out for validation; 0: none")
+	flags.IntVar(&f.every, "validate-every", 50, "steps between validations")
+	flags.BoolVar(&f.asJSON, "json", false, "print one JSON document")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(f.data) == 0:
+			return &usageError{errors.New("no questions: want --data FILE")}
+		case f.out == "":
+			return &usageError{errors.New("no place for the adapter: want --out FILE.gguf")}
+		case f.validate < 0 || f.every < 1:
+			return &usageError{fmt.Errorf("--validate %d --validate-every %d: want at least 0 and 1", f.validate, f.every)}
+		}
+		return runTrain(cmd, &f)
+	}
+	return cmd
+}
+
+// trainReport is what `train --json` prints.
+type trainReport struct {
+	Schema      int               `json:"schema"`
+	Adapter     string            `json:"adapter"`
+	Options     train.Options     `json:"options"`
+	Examples    int               `json:"examples"`
+	Steps       []train.Step      `json:"steps"`
+	Validations []trainValidation `json:"validations"`
+	Seconds     float64           `json:"seconds"`
+}
+
+// trainValidation is the mean loss of the examples held out, after so many steps.
+type trainValidation struct {
+	Step  int     `json:"step"`
+	Full  float64 `json:"full"`
+	Block float64 `json:"block"`
+}
+
+func runTrain(cmd *cobra.Command, f *trainFlags) (err error) {
+	begin := time.Now()
+	path, err := pull.Resolve(f.model)
+	if err != nil {
+		return err
+	}
+	file, err := weights.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	curriculum, held, err := f.curricula(file)
+	if err != nil {
+		return err
+	}
+	adapter, err := train.NewAdapter(file, f.rank, float32(f.alpha), f.targets, f.options.Seed)
+	if err != nil {
+		return err
+	}
+	f.options.Threads = runtime.GOMAXPROCS(0)
+	t, err := train.New(file, adapter, f.options)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+
+	report := &trainReport{Schema: 1, Adapter: f.out, Options: f.options, Examples: len(curriculum.Examples)}
+	err = f.run(cmd, t, curriculum, held, report)
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("ended after step %d of %d; the same command goes on from there", len(t.Done()), f.options.Steps)
+	}
+	if err != nil {
+		return err
+	}
+	if err := t.Adapter().WriteGGUF(f.out, kernel.F16); err != nil {
+		return err
+	}
+	report.Steps, report.Seconds = t.Done(), time.Since(begin).Seconds()
+	if f.asJSON {
+		return printJSON(cmd.OutOrStdout(), report)
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), f.out)
+	return err
+}
+
+// run trains to the end, and validates on the way.
+func (f *trainFlags) run(cmd *cobra.Command, t *train.Trainer, c, held *train.Curriculum, report *trainReport) error {
+	bar := newProgress(cmd.ErrOrStderr(), "training", false)
+	defer bar.clear()
+	var invalid error
+	ctx, stop := context.WithCancel(cmd.Context())
+	defer stop()
+	began, tokens := time.Now(), 0
+	err := t.Run(ctx, c.Sample, f.out+".state", func(s train.Step) {
+		tokens += s.Tokens
+		bar.clear()
+		fmt.Fprintf(cmd.ErrOrStderr(), "step %d of %d: %s, gradient %.2f, rate %.1e, %.0f tokens/s\n", s.Step, f.options.Steps, losses(s), s.Norm, s.Rate, float64(tokens)/time.Since(began).Seconds())
+		bar.set(int64(s.Step), int64(f.options.Steps))
+		if len(held.Examples) > 0 && (s.Step%f.every == 0 || s.Step == f.options.Steps) {
+			v, err := validate(t, held, s.Step)
+			if err != nil {
+				invalid = err
+				stop()
+				return
+			}
+			report.Validations = append(report.Validations, v)
+			fmt.Fprintf(cmd.ErrOrStderr(), "held out: full %.3f, block %.3f\n", v.Full, v.Block)
+		}
+	})
+	if invalid != nil {
+		return invalid
+	}
+	return err
+}
+
+func losses(s train.Step) string {
+	var parts []string
+	for _, p := range []struct {
+		name string
+		mean train.Mean
+	}{{"full", s.Full}, {"block", s.Block}, {"divergence", s.Divergence}} {
+		if v := p.mean.Value(); !math.IsNaN(v) {
+			parts = append(parts, fmt.Sprintf("%s %.3f", p.name, v))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func validate(t *train.Trainer, held *train.Curriculum, step int) (v trainValidation, err error) {
+	v.Step = step
+	for i := range held.Examples {
+		s, err := held.Sample(i)
+		if err != nil {
+			return v, err
+		}
+		for _, m := range []struct {
+			mode train.Mode
+			sum  *float64
+		}{{train.Full, &v.Full}, {train.Block, &v.Block}} {
+			loss, err := t.Loss(&s, m.mode)
+			if err != nil {
+				return v, err
+			}
+			*m.sum += loss / float64(len(held.Examples))
+		}
+	}
+	return v, nil
+}
+
+// curricula are what is trained on and what is held out.
+func (f *trainFlags) curricula(file *weights.File) (c, held *train.Curriculum, err error) {
+	c = &train.Curriculum{MaxTokens: f.maxTokens, Seed: f.options.Seed}
+	if n, err := fmt.Sscanf(f.passages, "%d-%d", &c.Fewest, &c.Most); n == 1 {
+		c.Most = c.Fewest
+	} else if err != nil {
+		return nil, nil, &usageError{fmt.Errorf("--passages %q: want a number, or a range as 3-6", f.passages)}
+	}
+	if c.Fewest < 1 || c.Most < c.Fewest {
+		return nil, nil, &usageError{fmt.Errorf("--passages %q: want at least 1, and the larger number last", f.passages)}
+	}
+	vocab, err := file.Vocab()
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.Tokenizer, err = tokenizer.New(vocab); err != nil {
+		return nil, nil, err
+	}
+	source, _ := file.ChatTemplate()
+	if c.Template, err = prompt.New(source, c.Tokenizer, vocab.EOS); err != nil {
+		return nil, nil, err
+	}
+	if c.End = vocab.EOT; c.End < 0 {
+		c.End = vocab.EOS
+	}
+	for _, path := range f.data {
+		some, err := readExamples(path)
+		if err != nil {
+			return nil, nil, err
+		}
+		c.Examples = append(c.Examples, some...)
+	}
+	all := c.Examples
+	if f.validate >= len(all) {
+		return nil, nil, fmt.Errorf("%d questions, of which %d are to be held out: nothing is left to train on; a lower --validate helps", len(all), f.validate)
+	}
+	c.Examples = nil
+	copied := *c
+	held = &copied
+	held.Seed++
+	for i := range all { // every so manieth is held out, so that each file has its share
+		if f.validate > 0 && len(held.Examples) < f.validate && i%(len(all)/f.validate) == 0 {
+			held.Examples = append(held.Examples, all[i])
+		} else {
+			c.Examples = append(c.Examples, all[i])
+		}
+	}
+	for _, path := range f.instruct {
+		some, err := readInstructions(path)
+		if err != nil {
+			return nil, nil, err
+		}
+		c.Examples = append(c.Examples, some...)
+	}
+	return c, held, nil
+}
+
+// readExamples reads questions to train on.
+func readExamples(path string) ([]train.Example, error) {
+	d, err := eval.ReadDataset(path)
+	if err != nil {
+		return nil, err
+	}
+	var examples []train.Example
+	for _, q := range d.Questions {
+		if q.Split != "" && q.Split != "train" {
+			return nil, fmt.Errorf("%s: question %s: split is %q; training takes only questions marked \"train\"", path, q.ID, q.Split)
+		}
+		e := train.Example{ID: q.ID, Question: q.Text, Answers: q.Answers}
+		annotated := slices.ContainsFunc(q.Passages, func(p eval.Passage) bool { return p.Gold })
+		found := false
+		for _, p := range q.Passages {
+			needed := p.Gold
+			if !annotated && p.HasAnswer && !found { // one is enough
+				needed, found = true, true
+			}
+			e.Documents, e.Needed = append(e.Documents, prompt.Document{Title: p.Title, Text: p.Text}), append(e.Needed, needed)
+		}
+		examples = append(examples, e)
+	}
+	return examples, nil
+}
+
+// instructSystem is the system message of instructions: they have no documents.
+const instructSystem = "You are a helpful assistant."
+
+// readInstructions reads instructions to mix in.
+func readInstructions(path string) (examples []train.Example, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var r io.Reader = f
+	if strings.HasSuffix(path, ".gz") {
+		if r, err = gzip.NewReader(f); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 16<<20)
+	for n := 1; lines.Scan(); n++ {
+		var one struct{ ID, Instruction, Input, Output string }
+		if err := json.Unmarshal(lines.Bytes(), &one); err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", path, n, err)
+		}
+		if strings.TrimSpace(one.Instruction) == "" || strings.TrimSpace(one.Output) == "" {
+			return nil, fmt.Errorf("%s:%d: instruction or output is empty; want both", path, n)
+		}
+		text := one.Instruction
+		if one.Input != "" {
+			text += "\n\n" + one.Input
+		}
+		examples = append(examples, train.Example{ID: filepath.Base(path) + " " + one.ID, Question: text, Answers: []string{one.Output}, System: instructSystem})
+	}
+	return examples, lines.Err()
+}
