@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/tessera-llm/tessera/internal/kernel"
 	"github.com/tessera-llm/tessera/internal/testenv"
 	"github.com/tessera-llm/tessera/internal/vfs"
 	"github.com/tessera-llm/tessera/kv"
@@ -527,8 +528,8 @@ func TestForward_EqualsTheModel(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := c.path()
-			if c.name != "tiny" && testing.Short() {
-				t.Skip("loads the default model twice")
+			if c.name != "tiny" && (testing.Short() || kernel.Path() == "portable") {
+				t.Skip("loads the default model twice, which takes long in portable code")
 			}
 			file, err := weights.Open(path)
 			if err != nil {
