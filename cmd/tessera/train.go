@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tessera-llm/tessera/bench"
 	"github.com/tessera-llm/tessera/eval"
 	"github.com/tessera-llm/tessera/internal/kernel"
 	"github.com/tessera-llm/tessera/prompt"
@@ -40,6 +41,9 @@ type trainFlags struct {
 	maxTokens int
 	validate  int
 	every     int
+	plot      string
+	merge     string
+	export    string
 	options   train.Options
 	asJSON    bool
 }
@@ -79,15 +83,23 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 	flags.Uint64Var(&f.options.Seed, "seed", 1, "of all that is drawn")
 	flags.IntVar(&f.validate, "validate", 24, "examples held out for validation; 0: none")
 	flags.IntVar(&f.every, "validate-every", 50, "steps between validations")
+	flags.StringVar(&f.plot, "plot", "", "draw the losses to this file, .svg or .png")
+	flags.StringVar(&f.merge, "merge", "", "write the model with the adapter in its matrices (as Q8_0) to this file, too")
+	flags.StringVar(&f.export, "export", "", "train nothing: write the samples of all steps to this file, as JSON Lines of tokens, blocks and targets")
 	flags.BoolVar(&f.asJSON, "json", false, "print one JSON document")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(f.data) == 0:
 			return &usageError{errors.New("no questions: want --data FILE")}
-		case f.out == "":
+		case f.out == "" && f.export == "":
 			return &usageError{errors.New("no place for the adapter: want --out FILE.gguf")}
 		case f.validate < 0 || f.every < 1:
 			return &usageError{fmt.Errorf("--validate %d --validate-every %d: want at least 0 and 1", f.validate, f.every)}
+		}
+		if f.plot != "" {
+			if _, err := bench.FigureFormat(f.plot); err != nil {
+				return &usageError{fmt.Errorf("--plot: %w", err)}
+			}
 		}
 		return runTrain(cmd, &f)
 	}
@@ -96,20 +108,13 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 
 // trainReport is what `train --json` prints.
 type trainReport struct {
-	Schema      int               `json:"schema"`
-	Adapter     string            `json:"adapter"`
-	Options     train.Options     `json:"options"`
-	Examples    int               `json:"examples"`
-	Steps       []train.Step      `json:"steps"`
-	Validations []trainValidation `json:"validations"`
-	Seconds     float64           `json:"seconds"`
-}
-
-// trainValidation is the mean loss of the examples held out, after so many steps.
-type trainValidation struct {
-	Step  int     `json:"step"`
-	Full  float64 `json:"full"`
-	Block float64 `json:"block"`
+	Schema      int                `json:"schema"`
+	Adapter     string             `json:"adapter"`
+	Options     train.Options      `json:"options"`
+	Examples    int                `json:"examples"`
+	Steps       []train.Step       `json:"steps"`
+	Validations []train.Validation `json:"validations"` // of this run; one that went on lacks the earlier ones
+	Seconds     float64            `json:"seconds"`
 }
 
 func runTrain(cmd *cobra.Command, f *trainFlags) (err error) {
@@ -126,6 +131,9 @@ func runTrain(cmd *cobra.Command, f *trainFlags) (err error) {
 	curriculum, held, err := f.curricula(file)
 	if err != nil {
 		return err
+	}
+	if f.export != "" {
+		return exportSamples(cmd, f, curriculum)
 	}
 	adapter, err := train.NewAdapter(file, f.rank, float32(f.alpha), f.targets, f.options.Seed)
 	if err != nil {
@@ -150,11 +158,68 @@ func runTrain(cmd *cobra.Command, f *trainFlags) (err error) {
 		return err
 	}
 	report.Steps, report.Seconds = t.Done(), time.Since(begin).Seconds()
+	if err := f.drawAndMerge(cmd, file, t.Adapter(), report); err != nil {
+		return err
+	}
 	if f.asJSON {
 		return printJSON(cmd.OutOrStdout(), report)
 	}
 	_, err = fmt.Fprintln(cmd.OutOrStdout(), f.out)
 	return err
+}
+
+// drawAndMerge writes what --plot and --merge ask for.
+func (f *trainFlags) drawAndMerge(cmd *cobra.Command, file *weights.File, a *weights.Adapter, report *trainReport) (err error) {
+	if f.merge != "" {
+		bar := newProgress(cmd.ErrOrStderr(), "writing "+filepath.Base(f.merge), false)
+		err := file.Merge(cmd.Context(), f.merge, a, kernel.Q8_0, func(done, total int) { bar.set(int64(done), int64(total)) })
+		bar.clear()
+		if err != nil {
+			return err
+		}
+	}
+	if f.plot == "" {
+		return nil
+	}
+	format, err := bench.FigureFormat(f.plot)
+	if err != nil {
+		return err
+	}
+	to, err := os.Create(f.plot)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, to.Close()) }()
+	return train.WriteFigure(to, format, report.Steps, report.Validations)
+}
+
+// exportSamples writes the samples that training would see, for a trainer elsewhere.
+func exportSamples(cmd *cobra.Command, f *trainFlags, c *train.Curriculum) (err error) {
+	to, err := os.Create(f.export)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, to.Close()) }()
+	w := bufio.NewWriter(to)
+	lines := json.NewEncoder(w)
+	bar := newProgress(cmd.ErrOrStderr(), "writing "+filepath.Base(f.export), false)
+	defer bar.clear()
+	n := f.options.Steps * f.options.Batch
+	for i := range n {
+		s, err := c.Sample(i)
+		if err != nil {
+			return err
+		}
+		if err := lines.Encode(struct {
+			Tokens  []int32 `json:"ids"`
+			Blocks  []int   `json:"blocks"`
+			Targets []int   `json:"targets"`
+		}{s.Tokens, s.Blocks, s.Targets}); err != nil {
+			return err
+		}
+		bar.set(int64(i+1), int64(n))
+	}
+	return w.Flush()
 }
 
 // run trains to the end, and validates on the way.
@@ -200,7 +265,7 @@ func losses(s train.Step) string {
 	return strings.Join(parts, ", ")
 }
 
-func validate(t *train.Trainer, held *train.Curriculum, step int) (v trainValidation, err error) {
+func validate(t *train.Trainer, held *train.Curriculum, step int) (v train.Validation, err error) {
 	v.Step = step
 	for i := range held.Examples {
 		s, err := held.Sample(i)
