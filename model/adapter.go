@@ -1,16 +1,17 @@
 package model
 
 import (
-	"encoding/binary"
 	"fmt"
-	"math"
 
 	"github.com/tessera-llm/tessera/internal/kernel"
 	"github.com/tessera-llm/tessera/weights"
 )
 
 // lowRank is what an adapter adds to y = W·x: y += B·(A·x), the adapter's scale in B.
-type lowRank struct{ a, b kernel.Matrix } // [R × in], [out × R]
+type lowRank struct {
+	a, b kernel.Matrix // [R × in], [out × rank]
+	rank int           // R, rounded up to what b's type takes
+}
 
 // WithAdapter returns the model with the adapter beside its weights, which both models share. An adapter that changes what this code cannot
 // change is an error.
@@ -32,43 +33,60 @@ func (m *Model) WithAdapter(a *weights.Adapter) (*Model, error) {
 		if c.In != l.Cols || c.Out != l.Rows {
 			return nil, fmt.Errorf("the adapter's change to %s is %d × %d, the matrix %d × %d", c.Tensor, c.Out, c.In, l.Rows, l.Cols)
 		}
-		scaled := make([]float32, len(c.B))
-		for j, v := range c.B {
-			scaled[j] = v * a.Scale(c)
-		}
-		low := &lowRank{}
-		var err error
-		if low.a, err = stored(c.Rank, c.In, c.A); err == nil {
-			low.b, err = stored(c.Out, c.Rank, scaled)
-		}
+		low, err := newLowRank(c, a.Scale(c), l.Type)
 		if err != nil {
 			return nil, fmt.Errorf("the adapter's change to %s: %w", c.Tensor, err)
 		}
 		l.low = low
 	}
+	adapted.pack(adapted.lowRanks())
 	adapted.count()
 	return &adapted, nil
 }
 
-// stored makes a matrix of values: as half floats, which take half the memory to read, where these hold them all exactly.
-func stored(rows, cols int, values []float32) (kernel.Matrix, error) {
-	halves := make([]byte, 0, 2*len(values))
-	for _, v := range values {
-		h := kernel.F32ToF16(v)
-		if kernel.F16ToF32(h) != v {
-			return kernel.NewMatrix(kernel.F32, rows, cols, floatBytes(values))
-		}
-		halves = binary.LittleEndian.AppendUint16(halves, h)
+// newLowRank lays out a change to a matrix of type t. Beside quantized weights it is kept in 8 bits, a tenth of what those have lost: adapters
+// are read whole for every token, and should take little beside the weights. Elsewhere it is kept exactly.
+func newLowRank(c *weights.Change, scale float32, t kernel.Type) (*lowRank, error) {
+	low := &lowRank{rank: c.Rank}
+	stored := kernel.F32
+	if t != kernel.F32 && t != kernel.F16 && t != kernel.BF16 && c.In%kernel.Q8_0.BlockLen() == 0 {
+		stored = kernel.Q8_0
+		block := stored.BlockLen()
+		low.rank = (c.Rank + block - 1) / block * block // zeros in between
 	}
-	return kernel.NewMatrix(kernel.F16, rows, cols, halves)
+	b := make([]float32, c.Out*low.rank)
+	for i := range c.Out {
+		for r, v := range c.B[i*c.Rank:][:c.Rank] {
+			b[i*low.rank+r] = v * scale
+		}
+	}
+	for _, m := range []struct {
+		to         *kernel.Matrix
+		rows, cols int
+		values     []float32
+	}{{&low.a, c.Rank, c.In, c.A}, {&low.b, c.Out, low.rank, b}} {
+		data := make([]byte, m.rows*stored.RowBytes(m.cols))
+		err := kernel.Quantize(stored, data, m.values)
+		if err == nil {
+			*m.to, err = kernel.NewMatrix(stored, m.rows, m.cols, data)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return low, nil
 }
 
-func floatBytes(values []float32) []byte {
-	b := make([]byte, 0, 4*len(values))
-	for _, v := range values {
-		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
+// lowRanks are the matrices of the adapter.
+func (m *Model) lowRanks() (all []*kernel.Matrix) {
+	for i := range m.layers {
+		for _, l := range m.layers[i].linears() {
+			if l.low != nil {
+				all = append(all, &l.low.a, &l.low.b)
+			}
+		}
 	}
-	return b
+	return all
 }
 
 // A projection is a linear's part in multiply: where its outputs go.
@@ -87,7 +105,8 @@ func (w *Workspace) multiply(x []float32, add bool, projections ...projection) {
 	for i, p := range projections {
 		w.products[i] = kernel.Product{Dst: p.to, X: &w.input, W: &p.of.Matrix, Add: add}
 		if low := p.of.low; low != nil {
-			w.products[n] = kernel.Product{Dst: grow(&w.low[i], w.rows*low.a.Rows), X: &w.input, W: &low.a}
+			clear(grow(&w.low[i], w.rows*low.rank)) // b takes zeros where it has no columns
+			w.products[n] = kernel.Product{Dst: w.low[i], Stride: low.rank, X: &w.input, W: &low.a}
 			n++
 			beside++
 		}
@@ -99,7 +118,7 @@ func (w *Workspace) multiply(x []float32, add bool, projections ...projection) {
 	n = 0
 	for i, p := range projections {
 		if low := p.of.low; low != nil {
-			w.lowInput[i].Set(w.low[i], w.rows, low.a.Rows)
+			w.lowInput[i].Set(w.low[i], w.rows, low.rank)
 			w.products[n] = kernel.Product{Dst: p.to, X: &w.lowInput[i], W: &low.b, Add: true}
 			n++
 		}

@@ -94,19 +94,24 @@ func New(file *weights.File) (*Model, error) {
 		return nil, fmt.Errorf("%s: %w", file.Path(), r.err)
 	}
 	m.rope = attention.NewTable(m.angles)
-	m.pack()
+	m.pack(m.matrices())
 	m.count()
 	return m, nil
 }
 
-// pack lays the weights out for this CPU's kernels, all in one piece of memory. The embedding is looked up row by row, from
-// the file; where it is the output head too, that is a packed copy.
-func (m *Model) pack() {
+// matrices are those that tokens are multiplied with. The embedding is looked up row by row, from the file; where it is the output head
+// too, that is a packed copy.
+func (m *Model) matrices() []*kernel.Matrix {
 	all := []*kernel.Matrix{&m.output}
 	for i := range m.layers {
 		l := &m.layers[i]
 		all = append(all, &l.query.Matrix, &l.key.Matrix, &l.value.Matrix, &l.attentionOut.Matrix, &l.gate.Matrix, &l.up.Matrix, &l.down.Matrix)
 	}
+	return all
+}
+
+// pack lays matrices out for this CPU's kernels, all in one piece of memory.
+func (m *Model) pack(all []*kernel.Matrix) {
 	total := 0
 	for _, w := range all {
 		total += w.PackedBytes()

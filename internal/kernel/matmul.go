@@ -50,12 +50,13 @@ type MatMul struct {
 	workers  []scratch // one a worker
 }
 
-// A Product is one matrix of a MatMul, what it is multiplied with, and where the outputs go: Dst [T × M].
+// A Product is one matrix of a MatMul, what it is multiplied with, and where the outputs go: Dst [T × M], or M of every Stride values.
 type Product struct {
-	Dst []float32
-	X   *Activations
-	W   *Matrix
-	Add bool // to what Dst holds
+	Dst    []float32
+	Stride int // 0: M
+	X      *Activations
+	W      *Matrix
+	Add    bool // to what Dst holds
 }
 
 // maxProducts is how many products may run together: queries, keys and values, and what an adapter adds beside each.
@@ -88,7 +89,8 @@ func (mm *MatMul) Run(p *Pool, products ...Product) {
 		if pr.X.cols != pr.W.Cols {
 			panic(fmt.Sprintf("kernel: rows of %d activations for rows of %d weights", pr.X.cols, pr.W.Cols))
 		}
-		pr.Dst = pr.Dst[:pr.X.rows*pr.W.Rows]
+		pr.Stride = max(pr.Stride, pr.W.Rows)
+		pr.Dst = pr.Dst[:max((pr.X.rows-1)*pr.Stride+pr.W.Rows, 0)]
 		if pr.integer() {
 			pr.X.code(p)
 		}
@@ -194,12 +196,12 @@ func together(rows int) int {
 // tile computes the outputs of one tile of packed weights.
 func (mm *MatMul) tile(s *scratch, pr *Product, tile int) {
 	w, x := pr.W, pr.X
-	dst, stride := pr.Dst[tile*tileRows:], w.Rows
+	dst, stride := pr.Dst[tile*tileRows:], pr.Stride
 	rows := min(tileRows, w.Rows-tile*tileRows)
 	if rows < tileRows {
 		dst, stride = s.last, tileRows
 		for t := range x.rows {
-			copy(dst[t*stride:][:rows], pr.Dst[t*w.Rows+tile*tileRows:])
+			copy(dst[t*stride:][:rows], pr.Dst[t*pr.Stride+tile*tileRows:])
 		}
 	}
 	many := together(x.rows)
@@ -215,7 +217,7 @@ func (mm *MatMul) tile(s *scratch, pr *Product, tile int) {
 	}
 	if rows < tileRows {
 		for t := range x.rows {
-			copy(pr.Dst[t*w.Rows+tile*tileRows:][:rows], dst[t*stride:])
+			copy(pr.Dst[t*pr.Stride+tile*tileRows:][:rows], dst[t*stride:])
 		}
 	}
 }
@@ -356,7 +358,7 @@ func (w *Matrix) floats(s *scratch, m, n int) []float32 {
 }
 
 func (mm *MatMul) store(pr *Product, t, m int, sums []float32) {
-	out := pr.Dst[t*pr.W.Rows+m:][:len(sums)]
+	out := pr.Dst[t*pr.Stride+m:][:len(sums)]
 	if !pr.Add {
 		copy(out, sums)
 		return
