@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tessera-llm/tessera/kv"
@@ -127,15 +128,11 @@ func dependent(r *Request, i int) bool {
 // find leases what the store has of the blocks still open and claims the rest. Where another request has a claim, wait is
 // closed when that ends.
 func (e *Engine) find(blocks []*planned, r *Request, p *prefilled) (wait chan struct{}, claimed []*planned, err error) {
+	if err := e.leaseAll(blocks, r, p); err != nil {
+		return nil, nil, err
+	}
 	for _, b := range blocks {
 		if b.kv != nil {
-			continue
-		}
-		found, err := e.lease(b, r, p)
-		if err != nil || found {
-			if err != nil {
-				return nil, claimed, err
-			}
 			continue
 		}
 		if other := e.claims.claim(b.id); other != nil {
@@ -143,7 +140,7 @@ func (e *Engine) find(blocks []*planned, r *Request, p *prefilled) (wait chan st
 			continue
 		}
 		// Between the look and the claim another request may have finished it.
-		if found, err = e.lease(b, r, p); found || err != nil {
+		if found, err := e.lease(b, r, p); found || err != nil {
 			e.claims.release([]*planned{b})
 			if err != nil {
 				return nil, claimed, err
@@ -155,24 +152,74 @@ func (e *Engine) find(blocks []*planned, r *Request, p *prefilled) (wait chan st
 	return wait, claimed, nil
 }
 
+// readers is how many blocks are looked for at a time: one is verified while others are read.
+const readers = 4
+
+// leaseAll leases what the store has of the blocks still open.
+func (e *Engine) leaseAll(blocks []*planned, r *Request, p *prefilled) error {
+	var (
+		next    atomic.Int64
+		group   sync.WaitGroup
+		failure atomic.Pointer[error]
+		leases  = make([]*kv.Lease, len(blocks))
+	)
+	look := func() {
+		for {
+			i := int(next.Add(1)) - 1
+			if i >= len(blocks) || failure.Load() != nil {
+				return
+			}
+			if blocks[i].kv != nil {
+				continue
+			}
+			lease, err := e.get(blocks[i], r)
+			if err != nil {
+				failure.CompareAndSwap(nil, &err)
+				return
+			}
+			leases[i] = lease
+		}
+	}
+	for range min(readers, len(blocks)) - 1 {
+		group.Go(look)
+	}
+	look()
+	group.Wait()
+	for i, l := range leases {
+		if l != nil {
+			blocks[i].hold(l, p)
+		}
+	}
+	if err := failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
 func (e *Engine) lease(b *planned, r *Request, p *prefilled) (bool, error) {
-	shape := e.model.KVShape(e.inputs.Type, len(r.Blocks[b.index].Tokens))
-	lease, err := e.store.Get(b.id, shape)
+	lease, err := e.get(b, r)
+	if lease != nil {
+		b.hold(lease, p)
+	}
+	return lease != nil, err
+}
+
+// get leases the block from the store, nil where it has none.
+func (e *Engine) get(b *planned, r *Request) (*kv.Lease, error) {
+	lease, err := e.store.Get(b.id, e.model.KVShape(e.inputs.Type, len(r.Blocks[b.index].Tokens)))
 	if errors.Is(err, kv.ErrMissing) {
-		return false, nil
+		return nil, nil
 	}
-	if err != nil {
-		return false, err
-	}
-	b.hold(lease, p)
-	b.source = lease.Source()
-	return true, nil
+	return lease, err
 }
 
 // hold makes the leased bytes the block's keys and values for as long as the request lasts.
 func (b *planned) hold(lease *kv.Lease, p *prefilled) {
 	p.leases = append(p.leases, lease)
 	b.kv = &model.KV{Shape: lease.Shape(), Payload: lease.Payload(), Len: lease.Shape().Tokens}
+	if lease.Source() != kv.Computed {
+		b.source = lease.Source()
+	}
 }
 
 // fill computes the claimed blocks in one batch, and the final block with them where nothing else is awaited, and stores
