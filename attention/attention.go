@@ -58,6 +58,9 @@ const (
 	itemsPerThread = 8
 )
 
+// stepQueries are worked on together: their scores, and what they are turned into, fit the first cache beside a tile of keys.
+const stepQueries = 48
+
 // An Attend is the task of computing the outputs of several Queries. It keeps its scratch from call to call; one Attend
 // serves one caller at a time.
 //
@@ -87,9 +90,10 @@ type item struct {
 
 // scratch holds, for rows·H/G queries: the turned queries and the running softmax, and one tile of keys and values.
 type scratch struct {
-	turned, keys, values []float32 // [queries × D], [kernel.KeyTile × D], [keyTile × D]
+	turned, keys, values []float32 // [queries × D], [keyTile × D], [keyTile × D]
 	state                []float32 // [queries × (2 + D)], see partial
-	scores               []float32 // [keyTile / kernel.KeyTile × queries × kernel.KeyTile]
+	scores               []float32 // [keyTile / kernel.KeyTile × queries of a step × kernel.KeyTile]
+	v                    []float32 // the tile's values: in values, or in place
 
 	tiles   kernel.TileSoftmax // does it all, where the CPU has what it needs
 	visible []int32            // [queries], how many keys of a tile each sees
@@ -160,7 +164,7 @@ func (a *Attend) reserve(threads, queries int) {
 		s := &a.scratch[i]
 		if len(s.turned) < queries*d || len(s.values) < keyTile*d || len(s.scores) < keyTile*queries {
 			s.turned, s.state = make([]float32, queries*d), make([]float32, queries*(2+d))
-			s.keys, s.values = make([]float32, kernel.KeyTile*d), make([]float32, keyTile*d)
+			s.keys, s.values = make([]float32, keyTile*d), make([]float32, keyTile*d)
 			s.scores, s.visible = make([]float32, keyTile*queries), make([]int32, queries)
 		}
 	}
@@ -189,6 +193,8 @@ func (a *Attend) Do(worker, i int) {
 func (a *Attend) attend(it *item, s *scratch, state []float32) {
 	q := &a.batch[it.queries]
 	reset(state, a.shape.Dim)
+	width := a.shape.Heads / a.shape.KVHeads * a.shape.Dim // of a row's queries
+	step := max(stepQueries*a.shape.Dim/width, 1)
 	from, to := 0, math.MaxInt // global positions of the span's keys
 	if it.spans > 1 {
 		from, to = it.span*spanKeys, (it.span+1)*spanKeys
@@ -200,56 +206,75 @@ func (a *Attend) attend(it *item, s *scratch, state []float32) {
 		if lo >= hi {
 			continue
 		}
-		a.turn(it, q, seg.Offset, s.turned)
 		if kernel.OnTiles(a.shape.Dim) {
-			s.tiles.Queries(s.turned[:it.rows*a.shape.Heads/a.shape.KVHeads*a.shape.Dim], a.shape.Dim)
+			a.onTiles(it, q, seg, lo, hi, s, state)
+			continue
 		}
 		for tile := lo; tile < hi; tile += keyTile {
-			a.partial(it, q, seg, tile, min(tile+keyTile, hi), s, state)
+			n := min(keyTile, hi-tile)
+			a.load(it, seg, tile, n, s)
+			for r := 0; r < it.rows; r += step {
+				rows := min(step, it.rows-r)
+				turned := s.turned[r*width:][:rows*width]
+				if hi-lo <= keyTile {
+					turned = s.turned[:rows*width] // nobody needs them again: let them stay in the first cache
+				}
+				if tile == lo {
+					a.turn(it, q, seg.Offset, r, rows, turned)
+				}
+				a.partial(it, q, seg, tile, n, r, rows, turned, s, state)
+			}
 		}
 	}
 }
 
-// turn writes the item's queries, turned by their distance from the segment's start and divided by √D, to dst
-// [rows × H/G × D].
-func (a *Attend) turn(it *item, q *Queries, offset int, dst []float32) {
-	d, group := a.shape.Dim, a.shape.Heads/a.shape.KVHeads
-	scale := float32(1 / math.Sqrt(float64(d)))
-	for r := range it.rows {
-		t := it.row + r
-		src := q.Q[(t*a.shape.Heads+it.head*group)*d:][:group*d]
-		a.rope.Turn(dst[r*group*d:][:group*d], src, d, q.Position+t-offset, scale)
-	}
-}
-
-// partial adds keys lo … hi-1 of a segment to the running softmax of every query of the item. A query's state is
-// its maximum score m, the sum Σ e^(s-m) and the weighted values Σ e^(s-m)·v [D].
-func (a *Attend) partial(it *item, q *Queries, seg *Segment, lo, hi int, s *scratch, state []float32) {
-	d, group, n := a.shape.Dim, a.shape.Heads/a.shape.KVHeads, hi-lo
-	if kernel.OnTiles(d) {
-		a.onTiles(it, q, seg, lo, hi, s, state)
-		return
-	}
-	stride := it.rows * group * kernel.KeyTile // of scores
+// load prepares keys and values of n tokens from the segment's token lo on.
+func (a *Attend) load(it *item, seg *Segment, lo, n int, s *scratch) {
+	d := a.shape.Dim
 	k := seg.rows(seg.HeadStride*it.head+lo*d, n*d, s.values)
 	for at := 0; at < n; at += kernel.KeyTile {
-		count := min(kernel.KeyTile, n-at)
-		kernel.Keys(s.keys, k[at*d:], count, d)
-		kernel.Scores(s.scores[at/kernel.KeyTile*stride:], s.turned[:it.rows*group*d], s.keys, count, d)
+		kernel.Keys(s.keys[at*d:], k[at*d:], min(kernel.KeyTile, n-at), d)
 	}
-	v := seg.rows(seg.HeadStride*it.head+seg.VOffset+lo*d, n*d, s.values)
-	for r, rows := 0, 0; r < it.rows; r += rows {
-		visible := q.Position + it.row + r - seg.Offset + 1 - lo
-		if rows = 1; visible >= n {
-			rows, visible = it.rows-r, n // this token sees all of the tile, and so do those after it
-		}
-		kernel.Fold(state[r*group*(2+d):(r+rows)*group*(2+d)], s.scores[r*group*kernel.KeyTile:], stride, v, visible, d)
+	s.v = seg.rows(seg.HeadStride*it.head+seg.VOffset+lo*d, n*d, s.values)
+}
+
+// turn writes the queries of the item's rows from r on, turned by their distance from the segment's start and divided by √D, to dst
+// [rows × H/G × D].
+func (a *Attend) turn(it *item, q *Queries, offset, r, rows int, dst []float32) {
+	d, group := a.shape.Dim, a.shape.Heads/a.shape.KVHeads
+	scale := float32(1 / math.Sqrt(float64(d)))
+	for r2 := range rows {
+		t := it.row + r + r2
+		src := q.Q[(t*a.shape.Heads+it.head*group)*d:][:group*d]
+		a.rope.Turn(dst[r2*group*d:][:group*d], src, d, q.Position+t-offset, scale)
 	}
 }
 
-// onTiles is partial where the kernel does all of it.
+// partial adds the n loaded keys of the segment, from its token lo on, to the running softmax of every query of the item's rows from r
+// on. A query's state is its maximum score m, the sum Σ e^(s-m) and the weighted values Σ e^(s-m)·v [D].
+func (a *Attend) partial(it *item, q *Queries, seg *Segment, lo, n, r, rows int, turned []float32, s *scratch, state []float32) {
+	d, group := a.shape.Dim, a.shape.Heads/a.shape.KVHeads
+	sees := q.Position + it.row + r - seg.Offset + 1 - lo // of the keys, the first row; the next one sees one more
+	n = min(n, sees+rows-1)
+	stride := rows * group * kernel.KeyTile // of scores
+	for at := 0; at < n; at += kernel.KeyTile {
+		kernel.Scores(s.scores[at/kernel.KeyTile*stride:], turned, s.keys[at*d:], min(kernel.KeyTile, n-at), d)
+	}
+	state = state[r*group*(2+d):]
+	for r, alike := 0, 1; r < rows; r += alike {
+		visible := sees + r
+		if visible >= n {
+			visible, alike = n, rows-r // this row sees them all, and so do those after it
+		}
+		kernel.Fold(state[r*group*(2+d):(r+alike)*group*(2+d)], s.scores[r*group*kernel.KeyTile:], stride, s.v, visible, d)
+	}
+}
+
+// onTiles takes keys lo … hi-1 of a segment into the running softmaxes where the kernel does all of it.
 func (a *Attend) onTiles(it *item, q *Queries, seg *Segment, lo, hi int, s *scratch, state []float32) {
 	d, group := a.shape.Dim, a.shape.Heads/a.shape.KVHeads
+	a.turn(it, q, seg.Offset, 0, it.rows, s.turned)
+	s.tiles.Queries(s.turned[:it.rows*group*d], d)
 	for ; lo < hi; lo += kernel.KeyTile {
 		n := min(kernel.KeyTile, hi-lo)
 		for h := range it.rows * group {

@@ -30,9 +30,11 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // tiny is a bench of the tiny model, whose context is 512.
-func tiny(t *testing.T) *Bench {
+func tiny(t testing.TB) *Bench { return benchOf(t, testenv.Tiny("tiny-tied.gguf")) }
+
+func benchOf(t testing.TB, path string) *Bench {
 	t.Helper()
-	file, err := weights.Open(testenv.Tiny("tiny-tied.gguf"))
+	file, err := weights.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -359,5 +361,61 @@ func TestTokens_AreOrdinaryAndSeeded(t *testing.T) {
 	}
 	if !slices.Equal(ids, b.tokens(2000, 7)) || slices.Equal(ids, b.tokens(2000, 8)) {
 		t.Error("the seed does not decide")
+	}
+}
+
+// BenchmarkTTFT times a question over blocks in memory, over the same blocks in files that the page cache does not hold, and over the
+// same keys and values as one block, by turns: what position independence costs, and what reading does.
+func BenchmarkTTFT(b *testing.B) {
+	for _, n := range []int{2 << 10, 8 << 10} {
+		b.Run(lengthName(n), func(b *testing.B) {
+			bench := benchOf(b, testenv.Model(b))
+			t, err := bench.newTTFT(n)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer t.close()
+			bench.planned = 1
+			p, ctx := t.prompt(n, 50, 0), context.Background()
+			if err := t.warmUp(ctx); err != nil {
+				b.Fatal(err)
+			}
+			subjects := map[string]*subject{}
+			for _, s := range p.subjects {
+				subjects[s.row.Attention+" "+s.row.Cache] = s
+			}
+			run := func(name string) {
+				s := subjects[name]
+				d, err := s.run(ctx, s)
+				if err != nil {
+					b.Fatal(err)
+				}
+				s.times = append(s.times, d)
+			}
+			run("block none")
+			for b.Loop() {
+				run("block ram")
+				run("prefix ram")
+				run("block disk")
+			}
+			if note := subjects["block disk"].row.Note; note != "" {
+				b.Log(note)
+			}
+			times := map[string]float64{}
+			for name, s := range subjects {
+				if len(s.times) > 0 {
+					r := s.ttft()
+					times[name] = *r.TTFT
+				}
+			}
+			for name, s := range subjects {
+				if len(s.times) > 0 {
+					b.Logf("%-12s median %.1f min %.1f", name, times[name], s.row.Min)
+				}
+			}
+			b.ReportMetric(times["block ram"], "ram-ms")
+			b.ReportMetric(times["block ram"]/times["prefix ram"], "ram/prefix")
+			b.ReportMetric(times["block disk"]/times["block ram"], "disk/ram")
+		})
 	}
 }

@@ -72,9 +72,19 @@ columns:
 	VZEROUPPER
 	RET
 
+// NARROW3 takes a value of eight keys, in Y12, into the sums of three rows, the first of which is at row; it goes on to the next value.
+#define NARROW3(row, y0, y1, y2) \
+	VBROADCASTSS (row), Y13 \
+	VBROADCASTSS (row)(R12*1), Y14 \
+	VBROADCASTSS (row)(R12*2), Y15 \
+	VFMADD231PS Y12, Y13, y0 \
+	VFMADD231PS Y12, Y14, y1 \
+	VFMADD231PS Y12, Y15, y2 \
+	ADDQ $4, row
+
 // func narrowScoresAVX2(dst, q, keys *float32, rows, d int)
 //
-// One vector of eight keys, six rows at a time.
+// One vector of eight keys, twelve rows at a time, then three: a group of query heads when one token asks.
 TEXT ·narrowScoresAVX2(SB), NOSPLIT, $0-40
 	MOVQ dst+0(FP), DI
 	MOVQ q+8(FP), SI
@@ -84,51 +94,76 @@ TEXT ·narrowScoresAVX2(SB), NOSPLIT, $0-40
 	MOVQ R8, R12
 	SHLQ $2, R12 // bytes a row
 
-six:
-	CMPQ CX, $6
-	JLT  single
-	LEAQ (SI)(R12*1), R9
-	LEAQ (SI)(R12*2), R10
-	LEAQ (R9)(R12*2), R11
-	LEAQ (R10)(R12*2), R13
-	LEAQ (R11)(R12*2), R14
+twelve:
+	CMPQ CX, $12
+	JLT  threeNarrow
+	LEAQ (R12)(R12*2), AX
+	LEAQ (SI)(AX*1), R9
+	LEAQ (SI)(AX*2), R10
+	LEAQ (R9)(AX*2), R11
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
 	MOVQ DX, BX
-	XORQ AX, AX
+	MOVQ R8, AX
 
-value6:
-	VMOVUPS (BX), Y15
-	VBROADCASTSS (SI)(AX*4), Y8
-	VBROADCASTSS (R9)(AX*4), Y9
-	VBROADCASTSS (R10)(AX*4), Y10
-	VBROADCASTSS (R11)(AX*4), Y11
-	VBROADCASTSS (R13)(AX*4), Y12
-	VBROADCASTSS (R14)(AX*4), Y13
-	VFMADD231PS Y15, Y8, Y0
-	VFMADD231PS Y15, Y9, Y1
-	VFMADD231PS Y15, Y10, Y2
-	VFMADD231PS Y15, Y11, Y3
-	VFMADD231PS Y15, Y12, Y4
-	VFMADD231PS Y15, Y13, Y5
+value12:
+	VMOVUPS (BX), Y12
+	NARROW3(SI, Y0, Y1, Y2)
+	NARROW3(R9, Y3, Y4, Y5)
+	NARROW3(R10, Y6, Y7, Y8)
+	NARROW3(R11, Y9, Y10, Y11)
 	ADDQ $128, BX
-	INCQ AX
-	CMPQ AX, R8
-	JLT  value6
-	VMOVUPS Y0, (DI)
+	DECQ AX
+	JNZ  value12
+	VMOVUPS Y0, 0(DI)
 	VMOVUPS Y1, 128(DI)
 	VMOVUPS Y2, 256(DI)
 	VMOVUPS Y3, 384(DI)
 	VMOVUPS Y4, 512(DI)
 	VMOVUPS Y5, 640(DI)
-	ADDQ $768, DI
-	LEAQ (R14)(R12*1), SI
-	SUBQ $6, CX
-	JMP  six
+	VMOVUPS Y6, 768(DI)
+	VMOVUPS Y7, 896(DI)
+	VMOVUPS Y8, 1024(DI)
+	VMOVUPS Y9, 1152(DI)
+	VMOVUPS Y10, 1280(DI)
+	VMOVUPS Y11, 1408(DI)
+	ADDQ $1536, DI
+	LEAQ (R11)(R12*2), SI // R11 has gone one row on
+	SUBQ $12, CX
+	JMP  twelve
+
+threeNarrow:
+	CMPQ CX, $3
+	JLT  single
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	MOVQ DX, BX
+	MOVQ R8, AX
+
+value3Narrow:
+	VMOVUPS (BX), Y12
+	NARROW3(SI, Y0, Y1, Y2)
+	ADDQ $128, BX
+	DECQ AX
+	JNZ  value3Narrow
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 128(DI)
+	VMOVUPS Y2, 256(DI)
+	ADDQ $384, DI
+	LEAQ (SI)(R12*2), SI
+	SUBQ $3, CX
+	JMP  threeNarrow
 
 single:
 	TESTQ CX, CX
@@ -155,35 +190,42 @@ narrowDone:
 	RET
 
 // func rotateAVX2(dst, src, turns *float32, heads, n, d int, scale float32)
+//
+// Eight values of every head, then the next eight. The next token's turns, which stand behind these, are fetched ahead: a table of
+// them does not fit the first caches.
 TEXT ·rotateAVX2(SB), NOSPLIT, $0-52
 	MOVQ dst+0(FP), DI
 	MOVQ src+8(FP), SI
 	MOVQ turns+16(FP), DX
-	MOVQ heads+24(FP), R9
 	MOVQ n+32(FP), CX
 	MOVQ d+40(FP), R8
+	SHLQ $2, R8 // bytes a head
 	VBROADCASTSS scale+48(FP), Y7
 
-head:
-	XORQ AX, AX
-
 pairs:
-	VMULPS (SI)(AX*4), Y7, Y0
-	VMOVUPS (DX)(AX*4), Y1
-	VMOVSLDUP Y1, Y2      // cosines
-	VMOVSHDUP Y1, Y3      // sines
+	PREFETCHT0 1024(DX)
+	VMOVSLDUP (DX), Y2 // cosines
+	VMOVSHDUP (DX), Y3 // sines
+	MOVQ heads+24(FP), R9
+	MOVQ SI, R10
+	MOVQ DI, R11
+
+head:
+	VMULPS (R10), Y7, Y0
 	VPERMILPS $0xb1, Y0, Y4 // each pair the other way round
 	VMULPS Y2, Y0, Y0
 	VMULPS Y3, Y4, Y4
-	VADDSUBPS Y4, Y0, Y0  // x·cos - y·sin, y·cos + x·sin
-	VMOVUPS Y0, (DI)(AX*4)
-	ADDQ $8, AX
-	CMPQ AX, CX
-	JLT  pairs
-	LEAQ (SI)(R8*4), SI
-	LEAQ (DI)(R8*4), DI
+	VADDSUBPS Y4, Y0, Y0 // x·cos - y·sin, y·cos + x·sin
+	VMOVUPS Y0, (R11)
+	ADDQ R8, R10
+	ADDQ R8, R11
 	DECQ R9
 	JNZ  head
+	ADDQ $32, SI
+	ADDQ $32, DI
+	ADDQ $32, DX
+	SUBQ $8, CX
+	JNZ  pairs
 	VZEROUPPER
 	RET
 

@@ -87,10 +87,11 @@ TEXT ·softmaxAVX2(SB), NOSPLIT, $0-48
 	SHRQ $3, CX
 	ANDQ $3, CX // of that one, vectors before the last
 
+	// First the maxima of all rows: they wait for each other's results as little as possible.
 row:
-	// X5: the new maximum.
 	VBROADCASTSS minusInf<>(SB), Y5
 	VMOVAPS Y5, Y6
+	VMOVAPS Y5, Y9
 	MOVQ SI, BX
 	MOVQ R9, AX
 
@@ -106,8 +107,6 @@ mostTile:
 	JMP  mostTile
 
 mostLast:
-	VMAXPS Y6, Y5, Y5
-	VBROADCASTSS minusInf<>(SB), Y6
 	MOVQ CX, AX
 
 most:
@@ -120,7 +119,8 @@ most:
 
 mostRest:
 	VMOVUPS (BX), Y0
-	VBLENDVPS Y7, Y0, Y6, Y0
+	VBLENDVPS Y7, Y0, Y9, Y0
+	VMAXPS Y6, Y5, Y5
 	VMAXPS Y0, Y5, Y5
 	VEXTRACTF128 $1, Y5, X0
 	VMAXPS X0, X5, X5
@@ -130,13 +130,11 @@ mostRest:
 	VMAXPS X0, X5, X5
 	VMOVSS (DI), X8 // the old one
 	VMAXSS X5, X8, X5
-	VMOVSS X5, (DI)
-	VBROADCASTSS X5, Y5
-
 	VUCOMISS X8, X5
-	JE   weigh // or no number: then the sum is none either
-	VBROADCASTSS X8, Y0
-	VSUBPS Y5, Y0, Y0
+	JE   nextRow // or no number: then the sum is none either
+	VMOVSS X5, (DI)
+	VSUBSS X5, X8, X0
+	VBROADCASTSS X0, Y0
 	EXP
 	VMULSS 4(DI), X0, X1
 	VMOVSS X1, 4(DI)
@@ -150,7 +148,18 @@ shrink:
 	SUBQ $8, AX
 	JNZ  shrink
 
+nextRow:
+	LEAQ 8(DI)(R8*4), DI
+	ADDQ $128, SI
+	DECQ R10
+	JNZ  row
+
+	MOVQ states+0(FP), DI
+	MOVQ scores+8(FP), SI
+	MOVQ rows+16(FP), R10
+
 weigh:
+	VBROADCASTSS (DI), Y5
 	VXORPS Y6, Y6, Y6 // sums of the weights
 	MOVQ SI, BX
 	MOVQ R9, AX
@@ -198,11 +207,10 @@ weightRest:
 	VHADDPS X6, X6, X6
 	VADDSS 4(DI), X6, X6
 	VMOVSS X6, 4(DI)
-
 	LEAQ 8(DI)(R8*4), DI
 	ADDQ $128, SI
 	DECQ R10
-	JNZ  row
+	JNZ  weigh
 	VZEROUPPER
 	RET
 
