@@ -12,8 +12,6 @@ import (
 	"github.com/tessera-llm/tessera/bench"
 	"github.com/tessera-llm/tessera/internal/home"
 	"github.com/tessera-llm/tessera/pull"
-
-	tessera "github.com/tessera-llm/tessera"
 )
 
 func benchCommand() *cobra.Command {
@@ -79,7 +77,7 @@ func benchModelCommand(name, short, long, defaults string, test func(*bench.Benc
 		query         int
 	)
 	cmd := &cobra.Command{Use: name, Short: short, Long: long, Args: cobra.NoArgs}
-	model, adapter := modelFlag(cmd), adapterFlag(cmd, tessera.NoAdapter)
+	model, adapter := modelFlag(cmd), adapterFlag(cmd)
 	flags.add(cmd)
 	cmd.Flags().StringVar(&lengths, "lengths", defaults, "numbers of tokens; 1K is 1,024")
 	cmd.Flags().StringVar(&plot, "plot", "", "draw a figure to this file, .svg or .png")

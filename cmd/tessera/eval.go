@@ -26,7 +26,7 @@ import (
 // evalFlags are what `tessera eval` is asked for.
 type evalFlags struct {
 	model     string
-	adapter   string
+	adapter   *string
 	data      []string
 	attention []string
 	unmoved   bool
@@ -57,7 +57,7 @@ With --out, answers are kept as they come: the same command goes on where it was
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().StringVarP(&f.model, "model", "m", defaultModel, "model: a name that was pulled, or a GGUF file")
-	cmd.Flags().StringVar(&f.adapter, "adapter", "", "adapter of the model: a file, or none; without this flag the one that ships for the model")
+	f.adapter = adapterFlag(cmd)
 	cmd.Flags().StringArrayVar(&f.data, "data", nil, "file of questions; several times for several")
 	cmd.Flags().StringSliceVar(&f.attention, "attention", []string{string(engine.Full)}, "full, block, or full,block for both")
 	cmd.Flags().BoolVar(&f.unmoved, "no-reencode", false, "block attention without position re-encoding: the paper's ablation")
@@ -126,7 +126,7 @@ func runEval(cmd *cobra.Command, f *evalFlags, settings []eval.Setting) (err err
 		}
 		sets = append(sets, d)
 	}
-	b, err := openBare(f.model, f.adapter, kv.F16.String())
+	b, err := openBare(f.model, *f.adapter, kv.F16.String())
 	if err != nil {
 		return err
 	}

@@ -27,13 +27,9 @@ func modelFlag(cmd *cobra.Command) *string {
 	return cmd.Flags().StringP("model", "m", defaultModel, "model: a name that was pulled, or a GGUF file")
 }
 
-// adapterFlag adds --adapter, by default preset.
-func adapterFlag(cmd *cobra.Command, preset string) *string {
-	usage := "adapter of the model: a file, or none; without this flag the one that ships for the model"
-	if preset != "" {
-		usage = "adapter of the model: a file"
-	}
-	return cmd.Flags().String("adapter", preset, usage)
+// adapterFlag adds --adapter.
+func adapterFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().String("adapter", tessera.NoAdapter, "adapter of the model: a file, as 'tessera train' writes it, or a folder as PEFT saves it")
 }
 
 // withTessera runs a command on a model over the user's block store.
@@ -163,7 +159,7 @@ func (b *bare) adapt(ref string) error {
 	if b.hash, err = b.file.Fingerprint(cache); err != nil {
 		return err
 	}
-	if b.adapter, b.name, err = tessera.LoadAdapter(ref, b.file, b.hash); err != nil || b.adapter == nil {
+	if b.adapter, b.name, err = tessera.LoadAdapter(ref, b.file); err != nil || b.adapter == nil {
 		return err
 	}
 	if b.m, err = b.m.WithAdapter(b.adapter); err != nil {

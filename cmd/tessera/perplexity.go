@@ -9,8 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tessera-llm/tessera/eval"
-
-	tessera "github.com/tessera-llm/tessera"
 )
 
 func perplexityCommand() *cobra.Command {
@@ -25,7 +23,7 @@ func perplexityCommand() *cobra.Command {
 		Long:  "Print the perplexity of a text over consecutive windows, scoring the second half of each, as llama.cpp's tool does.",
 		Args:  cobra.NoArgs,
 	}
-	model, adapter, kvType := modelFlag(cmd), adapterFlag(cmd, tessera.NoAdapter), kvFlag(cmd)
+	model, adapter, kvType := modelFlag(cmd), adapterFlag(cmd), kvFlag(cmd)
 	cmd.Flags().StringVarP(&path, "file", "f", "", "the text, in UTF-8")
 	cmd.Flags().IntVar(&window, "window", 512, "tokens a window")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")

@@ -6,8 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tessera-llm/tessera/eval"
-
-	tessera "github.com/tessera-llm/tessera"
 )
 
 func scoreCommand() *cobra.Command {
@@ -20,7 +18,7 @@ FILE holds a list of {"name","ids","blocks"}: blocks are block lengths, the last
 attention. Optional: "dependent", indices of the other blocks that attend to all before them, and "first", from which id on.`,
 		Args: cobra.ExactArgs(1),
 	}
-	model, adapter, kvType := modelFlag(cmd), adapterFlag(cmd, tessera.NoAdapter), kvFlag(cmd)
+	model, adapter, kvType := modelFlag(cmd), adapterFlag(cmd), kvFlag(cmd)
 	cmd.Flags().Bool("json", true, "print JSON; there is no other form")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		f, err := os.Open(args[0])
