@@ -5,12 +5,12 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 2s
 STAGE = @scripts/stage
 
-.PHONY: test nightly model fmt vet staticcheck build paths unit purego race race-all fuzz
+.PHONY: test nightly model fmt vet staticcheck build paths unit purego race race-all recipe fuzz
 .NOTPARALLEL:
 
 test: model fmt vet staticcheck build paths unit purego race fuzz
 
-nightly: model race-all
+nightly: model race-all recipe
 	FUZZTIME=10m scripts/stage fuzz scripts/fuzz
 
 model: # tests with the default model skip where it cannot be had; with CI=true that is a failure
@@ -45,6 +45,9 @@ race: # the packages with concurrency, without the tests that run the real model
 
 race-all:
 	$(STAGE) "race, everything" scripts/race -timeout=4h all
+
+recipe: # the PyTorch one, in a Python environment that takes several GB
+	$(STAGE) recipe scripts/recipe-test
 
 fuzz: # each target for FUZZTIME; the readers of corpus, long to compile for it, are left to nightly
 	$(STAGE) "fuzz, $(FUZZTIME) a target" env FUZZTIME=$(FUZZTIME) scripts/fuzz ./tokenizer ./weights ./kv ./prompt ./engine
