@@ -52,6 +52,16 @@ func softmaxAVX2(states, scores *float32, rows, n, stride, d int)
 //go:noescape
 func valuesAVX2(states, weights, v *float32, rows, n, stride, d int)
 
+// sumSquaresAVX2 is Σ x[i]², in float64; n is a multiple of 16, above 0.
+//
+//go:noescape
+func sumSquaresAVX2(x *float32, n int) float64
+
+// scaleRowAVX2 writes x[i]·scale·gain[i]; n is a multiple of 16, above 0.
+//
+//go:noescape
+func scaleRowAVX2(dst, x, gain *float32, n int, scale float32)
+
 // swiGLUAVX2 is SwiGLU of n values, a multiple of 8.
 //
 //go:noescape

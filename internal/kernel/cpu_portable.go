@@ -102,6 +102,10 @@ func unpack8AVX2(dst *int16, src *byte, groups, record int) { panic("kernel: no 
 func codeAVX2(codes *int16, totals *int32, scales, sums, x *float32, groups int) {
 	panic("kernel: no AVX2 in this build")
 }
+func sumSquaresAVX2(x *float32, n int) float64 { panic("kernel: no AVX2 in this build") }
+func scaleRowAVX2(dst, x, gain *float32, n int, scale float32) {
+	panic("kernel: no AVX2 in this build")
+}
 func swiGLUAVX2(gate, up *float32, n int)                    { panic("kernel: no AVX2 in this build") }
 func transposeAVX2(dst, src *float32, n, d int)              { panic("kernel: no AVX2 in this build") }
 func scoresAVX512(dst, q, keys *float32, rows, d int)        { panic("kernel: no AVX-512 in this build") }

@@ -9,12 +9,20 @@ func RMSNorm(dst, x, g []float32, eps float32) {
 	for r := 0; r+k <= len(x); r += k {
 		row, out := x[r:r+k], dst[r:r+k]
 		var sum float64
-		for _, v := range row {
+		i := 0
+		if features.avx2 && k >= 16 {
+			i = k &^ 15
+			sum = sumSquaresAVX2(&row[0], i)
+		}
+		for _, v := range row[i:] {
 			sum += float64(v) * float64(v)
 		}
 		scale := float32(1 / math.Sqrt(sum/float64(k)+float64(eps)))
-		for i, v := range row {
-			out[i] = v * scale * g[i]
+		if i > 0 {
+			scaleRowAVX2(&out[0], &row[0], &g[0], i, scale)
+		}
+		for ; i < k; i++ {
+			out[i] = row[i] * scale * g[i]
 		}
 	}
 }

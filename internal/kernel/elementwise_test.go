@@ -69,32 +69,38 @@ func TestExp_Edges(t *testing.T) {
 }
 
 func TestRMSNorm_AgreesWithFloat64_InPlaceToo(t *testing.T) {
-	const seed, eps = 10, 1e-5
-	rng := rand.New(rand.NewPCG(seed, 0))
-	for _, k := range []int{1, 3, 64, 577} {
-		for rows := range 4 {
-			x, g := random(rng, rows*k), random(rng, k)
-			scale(x, 1e-3) // so that eps counts
-			dst := make([]float32, rows*k)
-			RMSNorm(dst, x, g, eps)
-			for i, got := range dst {
-				_, squares := dot64(x[i/k*k:][:k], x[i/k*k:][:k])
-				want := float64(x[i]) * float64(g[i%k]) / math.Sqrt(squares/float64(k)+eps)
-				if math.Abs(float64(got)-want) > 3*0x1p-24*math.Abs(want) {
-					t.Errorf("seed %d, k %d: row %d, value %d = %v, want %v", seed, k, i/k, i%k, got, want)
+	eachPath(t, func(t *testing.T) {
+		const seed, eps = 10, 1e-5
+		rng := rand.New(rand.NewPCG(seed, 0))
+		for _, k := range []int{1, 3, 15, 16, 17, 64, 577} {
+			for rows := range 4 {
+				x, g := random(rng, rows*k), random(rng, k)
+				scale(x, 1e-3) // so that eps counts
+				dst := make([]float32, rows*k)
+				RMSNorm(dst, x, g, eps)
+				for i, got := range dst {
+					_, squares := dot64(x[i/k*k:][:k], x[i/k*k:][:k])
+					want := float64(x[i]) * float64(g[i%k]) / math.Sqrt(squares/float64(k)+eps)
+					if math.Abs(float64(got)-want) > 3*0x1p-24*math.Abs(want) {
+						t.Errorf("seed %d, k %d: row %d, value %d = %v, want %v", seed, k, i/k, i%k, got, want)
+					}
+				}
+				RMSNorm(x, x, g, eps)
+				if i, ok := sameBits(x, dst); !ok {
+					t.Errorf("seed %d, k %d: in place value %d = %v, apart %v", seed, k, i, x[i], dst[i])
 				}
 			}
-			RMSNorm(x, x, g, eps)
-			if i, ok := sameBits(x, dst); !ok {
-				t.Errorf("seed %d, k %d: in place value %d = %v, apart %v", seed, k, i, x[i], dst[i])
-			}
 		}
-	}
-	large := []float32{3e19, 4e19} // whose squares no float32 holds
-	RMSNorm(large, large, []float32{1, 1}, 0)
-	if math.Abs(float64(large[0])-3/math.Sqrt(12.5)) > 1e-6 {
-		t.Errorf("the norm of 3e19, 4e19 = %v, want 0.8485 and 1.1314", large)
-	}
+		large, ones := make([]float32, 16), make([]float32, 16)
+		for i := range large { // values whose squares no float32 holds
+			large[i], ones[i] = 3e19, 1
+		}
+		large[15] = 4e19
+		RMSNorm(large, large, ones, 0)
+		if math.Abs(float64(large[0])-3/math.Sqrt(151.0/16)) > 1e-6 {
+			t.Errorf("the norm of fifteen 3e19 and a 4e19 = %v, want 0.9766 and 1.3021", large)
+		}
+	})
 }
 
 func TestSwiGLU_AgreesWithFloat64(t *testing.T) {
