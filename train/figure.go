@@ -16,6 +16,7 @@ type Validation struct {
 	Step  int     `json:"step"`
 	Full  float64 `json:"full"`
 	Block float64 `json:"block"`
+	Kept  float64 `json:"kept"` // KL(base ‖ full) of a token, on samples that are to be kept
 }
 
 // WriteFigure draws the losses of a run in format "svg" or "png": steps as lines, smoothed, and validations as points.

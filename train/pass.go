@@ -18,6 +18,7 @@ type pass struct {
 	sum, divergence float64 // of the rows' losses, and of their divergences from the teacher
 
 	tokens []int32
+	base   bool  // forward goes without changes
 	rows   []int // whose logits are computed, each once; those with a gradient first
 
 	room, rowsRoom int // tokens and rows that there is memory for
@@ -140,14 +141,14 @@ func (p *pass) multiply(x []float32, add bool, list ...product) {
 
 func (p *pass) multiplyRows(rows int, x []float32, add bool, list ...product) {
 	for _, o := range list {
-		if c := o.l.change; c != nil {
+		if c := o.l.change; c != nil && !p.base {
 			p.later(kernel.Gemm{Dst: c.u, Stride: c.rank, Rows: rows}, kernel.Term{A: rowMajor(x, o.l.in), B: &c.forwardA})
 		}
 	}
 	p.run()
 	for _, o := range list {
 		g := kernel.Gemm{Dst: o.y, Stride: o.l.out, Rows: rows, Add: add}
-		if c := o.l.change; c != nil {
+		if c := o.l.change; c != nil && !p.base {
 			p.later(g, kernel.Term{A: rowMajor(x, o.l.in), B: &o.l.forward}, kernel.Term{A: rowMajor(c.u, c.rank), B: &c.forwardB})
 		} else {
 			p.later(g, kernel.Term{A: rowMajor(x, o.l.in), B: &o.l.forward})

@@ -20,20 +20,31 @@ type Example struct {
 }
 
 // A Curriculum makes samples of examples: every pass over them is in a new order, with other documents beside the needed ones and all of
-// these in a new order. Sample i depends on the Curriculum and i alone.
+// these in a new order. Between them are samples on which the model is to stay as it is: instructions, and text as documents have it. Sample i
+// depends on the Curriculum and i alone.
 type Curriculum struct {
 	Examples  []Example
 	Template  *prompt.Template
 	Tokenizer *tokenizer.Tokenizer
 	End       int32 // the token that ends an answer
 
-	Fewest, Most int // documents of a sample, unless more are needed or fewer are there
-	MaxTokens    int // of a sample; documents that are not needed are left out where it would be longer
-	Seed         uint64
+	Documents []Range // of a sample, unless more are needed or fewer are there: each for an equal stretch of Samples
+	Samples   int     // of the run
+	MaxTokens int     // of a sample; documents that are not needed are left out where it would be longer
+	Seed      uint64
+
+	Keep         float64   // share of the samples with Keep
+	Instructions []Example // every other one of these is of them; none: all are text
 
 	epoch int
 	order []int
 }
+
+// A Range is from Fewest to Most, each as likely.
+type Range struct{ Fewest, Most int }
+
+// keptTokens is how long a text is on which the model is to stay as it is, and where an instruction's answer is cut.
+const keptTokens = 192
 
 // Sample is the i-th.
 func (c *Curriculum) Sample(i int) (Sample, error) {
@@ -41,12 +52,18 @@ func (c *Curriculum) Sample(i int) (Sample, error) {
 	if n == 0 {
 		return Sample{}, fmt.Errorf("no examples to train on")
 	}
+	rng := rand.New(rand.NewPCG(c.Seed+1, uint64(i)))
+	kept := int(float64(i) * c.Keep) // before this one
+	if int(float64(i+1)*c.Keep) > kept {
+		return c.kept(kept, rng)
+	}
+	documents := c.Documents[min(i*len(c.Documents)/max(c.Samples, 1), len(c.Documents)-1)]
+	i -= kept
 	if epoch := i / n; c.order == nil || c.epoch != epoch {
 		c.epoch, c.order = epoch, rand.New(rand.NewPCG(c.Seed, uint64(epoch))).Perm(n)
 	}
 	e := &c.Examples[c.order[i%n]]
-	rng := rand.New(rand.NewPCG(c.Seed+1, uint64(i)))
-	chosen := e.choose(rng, c.Fewest+rng.IntN(c.Most-c.Fewest+1))
+	chosen := e.choose(rng, documents.Fewest+rng.IntN(documents.Most-documents.Fewest+1))
 	for {
 		s, err := c.build(e, chosen)
 		if err != nil {
@@ -66,6 +83,40 @@ func (c *Curriculum) Sample(i int) (Sample, error) {
 		}
 		chosen = append(chosen[:spare], chosen[spare+1:]...)
 	}
+}
+
+// kept is the i-th sample on which the model is to stay as it is.
+func (c *Curriculum) kept(i int, rng *rand.Rand) (s Sample, err error) {
+	if len(c.Instructions) > 0 && i%2 == 0 {
+		e := &c.Instructions[rng.IntN(len(c.Instructions))]
+		if s, err = c.build(e, nil); err != nil {
+			return s, fmt.Errorf("instruction %s: %w", e.ID, err)
+		}
+		final := &s.Blocks[len(s.Blocks)-1]
+		over := max(len(s.Targets)-keptTokens, 0)
+		if c.MaxTokens > 0 {
+			over = max(over, len(s.Tokens)-c.MaxTokens)
+		}
+		if over >= *final {
+			return s, fmt.Errorf("instruction %s: %d tokens; at most %d fit", e.ID, len(s.Tokens), c.MaxTokens)
+		}
+		*final -= over
+		return Sample{Tokens: s.Tokens[:len(s.Tokens)-over], Blocks: s.Blocks, Keep: true}, nil
+	}
+	var text strings.Builder
+	for range keptTokens { // documents of a word each would do
+		if e := &c.Examples[rng.IntN(len(c.Examples))]; len(e.Documents) > 0 {
+			text.WriteString(e.Documents[rng.IntN(len(e.Documents))].Text + "\n\n")
+		}
+		if s.Tokens = c.Tokenizer.Encode(text.String()); len(s.Tokens) >= keptTokens {
+			break
+		}
+	}
+	if len(s.Tokens) < 2 {
+		return s, fmt.Errorf("no documents to take text from, on which the model is to stay as it is")
+	}
+	s.Tokens = s.Tokens[:min(len(s.Tokens), keptTokens)]
+	return Sample{Tokens: s.Tokens, Blocks: []int{len(s.Tokens)}, Keep: true}, nil
 }
 
 // choose draws k of the documents, the needed ones first, and puts them in an order.

@@ -32,7 +32,7 @@ func curriculum(t *testing.T) *Curriculum {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Curriculum{Template: template, Tokenizer: tok, End: 254, Fewest: 2, Most: 3, Seed: 9}
+	c := &Curriculum{Template: template, Tokenizer: tok, End: 254, Documents: []Range{{2, 3}}, Seed: 9}
 	for _, city := range []string{"Oslo", "Lima", "Bonn"} {
 		e := Example{ID: city, Question: "Which city?", Answers: []string{"The city of " + city, city}}
 		for i, text := range []string{"a", "It is " + city + ".", "c", "d"} {
@@ -72,8 +72,8 @@ func TestCurriculum_Samples_AreThePromptAndTheAnswerInAPassage(t *testing.T) {
 		if !strings.Contains(text, "It is "+said+".\n\n") {
 			t.Errorf("sample %d: answer %q is in no passage of %q", i, said, text)
 		}
-		if n := len(s.Blocks) - 2; n < c.Fewest || n > c.Most {
-			t.Errorf("sample %d has %d passages, want %d to %d", i, n, c.Fewest, c.Most)
+		if n := len(s.Blocks) - 2; n < c.Documents[0].Fewest || n > c.Documents[0].Most {
+			t.Errorf("sample %d has %d passages, want %d to %d", i, n, c.Documents[0].Fewest, c.Documents[0].Most)
 		}
 		total := 0
 		for _, n := range s.Blocks {
@@ -102,6 +102,60 @@ func TestCurriculum_SampleDependsOnItsNumberAlone(t *testing.T) {
 	for i := 9; i >= 0; i-- {
 		if got, err := backward.Sample(i); err != nil || !reflect.DeepEqual(got, want[i]) {
 			t.Errorf("sample %d asked for last: %v, %v; want %v", i, got, err, want[i])
+		}
+	}
+}
+
+func TestCurriculum_Keep_MixesInTextAndInstructions(t *testing.T) {
+	c := curriculum(t)
+	c.Instructions, c.Examples = c.Examples[3:], c.Examples[:3]
+	c.Keep = 0.5
+	c.Instructions[0].Answers[0] = strings.Repeat("Hello. ", keptTokens)
+	var texts, instructions, questions int
+	for i := range 24 {
+		s, err := c.Sample(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := c.Tokenizer.Decode(s.Tokens)
+		switch {
+		case !s.Keep:
+			questions++
+			if len(s.Targets) == 0 || !strings.Contains(text, "Which city?") {
+				t.Errorf("sample %d: a question with %d targets: %q", i, len(s.Targets), text)
+			}
+			continue
+		case len(s.Blocks) == 1:
+			texts++
+			if len(s.Tokens) != keptTokens || strings.Contains(text, "Which") || !strings.Contains(text, "It is ") {
+				t.Errorf("sample %d: a text of %d tokens: %q", i, len(s.Tokens), text)
+			}
+		default:
+			instructions++
+			if !strings.Contains(text, "Say hello.") || len(s.Tokens) > 2*keptTokens {
+				t.Errorf("sample %d: an instruction of %d tokens: %q", i, len(s.Tokens), text)
+			}
+		}
+		if len(s.Targets) > 0 {
+			t.Errorf("sample %d: targets %v of a sample to keep", i, s.Targets)
+		}
+	}
+	if texts != 6 || instructions != 6 || questions != 12 {
+		t.Errorf("%d texts, %d instructions, %d questions; want 6, 6, 12", texts, instructions, questions)
+	}
+}
+
+func TestCurriculum_Documents_AreOfTheStretch(t *testing.T) {
+	c := curriculum(t)
+	c.Examples = c.Examples[:3]
+	c.Documents, c.Samples = []Range{{1, 1}, {3, 3}}, 12
+	for i := range 12 {
+		s, err := c.Sample(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := len(s.Blocks)-2, 1+i/6*2; got != want {
+			t.Errorf("sample %d of 12 has %d documents, want %d", i, got, want)
 		}
 	}
 }

@@ -50,7 +50,9 @@ type Trainer struct {
 // Options are how a model is trained. All but Threads have a say in the result.
 type Options struct {
 	Mode         Mode
+	BlockShare   float64 // of the samples that Alternate sees in block mode; 0: half of them
 	Distill      float64 // weight of KL(full ‖ block) of the same weights over the final block; no gradient passes through full
+	Keep         float64 // weight of KL(base ‖ full) over the final block of a sample that is to be kept, base being the weights without the adapter
 	Steps        int
 	Batch        int     // samples a step
 	LearningRate float64 // at its height
@@ -77,6 +79,7 @@ type Sample struct {
 	Tokens  []int32
 	Blocks  []int // lengths of the blocks, the last one the final block, which the answer belongs to
 	Targets []int // which of Tokens are to be predicted, in ascending order
+	Keep    bool  // the model is to say here what it says without the adapter; there are no Targets
 }
 
 // New makes a Trainer for the model in file, which need not stay open. With an adapter the base is frozen and the adapter's matrices are
@@ -110,6 +113,8 @@ func (o *Options) check() error {
 	}{
 		{o.Mode != Full && o.Mode != Block && o.Mode != Dual && o.Mode != Alternate, fmt.Sprintf("mode %q; known are full, block, dual and alternate", o.Mode)},
 		{!(o.Distill >= 0), fmt.Sprintf("distill weight %v; expected 0 or more", o.Distill)},
+		{!(o.Keep >= 0), fmt.Sprintf("keep weight %v; expected 0 or more", o.Keep)},
+		{!(o.BlockShare >= 0 && o.BlockShare <= 1), fmt.Sprintf("block share %v; expected 0 to 1", o.BlockShare)},
 		{o.Distill > 0 && o.Mode == Full, "distill weight with mode full; it needs passes in block mode"},
 		{o.Steps < 1 || o.Batch < 1, fmt.Sprintf("%d steps of %d samples; expected at least one of each", o.Steps, o.Batch)},
 		{!(o.LearningRate > 0), fmt.Sprintf("learning rate %v; expected a positive number", o.LearningRate)},
@@ -176,6 +181,7 @@ type Step struct {
 	Full       Mean    // -ln p of a target, in full mode
 	Block      Mean    // and in block mode
 	Divergence Mean    // KL(full ‖ block) of a token in the final block
+	Kept       Mean    // KL(base ‖ full) of a token in the final block of a sample that is to be kept
 	Norm       float64 // of the gradient, before clipping
 	Rate       float64
 	Tokens     int // that passed forward and back
@@ -227,7 +233,7 @@ func (t *Trainer) advance(sample func(i int) (Sample, error)) (stepped bool, err
 		t.learnt, *s = 0, Step{} // the batch's gradients are worth nothing
 		return err
 	}
-	if total := s.Full.Sum + s.Block.Sum + s.Divergence.Sum; total-total != 0 {
+	if total := s.Full.Sum + s.Block.Sum + s.Divergence.Sum + s.Kept.Sum; total-total != 0 {
 		return false, diverged(i, total)
 	}
 	if t.learnt++; t.learnt < t.Batch {
@@ -261,9 +267,19 @@ func (t *Trainer) learn(s *Sample, i int, weight float64, sum *Step) error {
 	if err := t.check(s); err != nil {
 		return err
 	}
+	if s.Keep {
+		t.keep(s, weight*t.Keep)
+		sum.Kept.add(t.pass.divergence / float64(len(t.rows)))
+		t.pass.backward(len(t.rows))
+		sum.Tokens += len(s.Tokens)
+		return nil
+	}
 	mode := t.Mode
 	if mode == Alternate {
-		mode = []Mode{Full, Block}[rand.New(rand.NewPCG(t.Seed, uint64(i))).IntN(2)]
+		mode = Full
+		if rand.New(rand.NewPCG(t.Seed, uint64(i))).Float64() < t.blockShare() {
+			mode = Block
+		}
 	}
 	share := weight
 	if mode == Dual {
@@ -303,6 +319,35 @@ func (t *Trainer) learn(s *Sample, i int, weight float64, sum *Step) error {
 		sum.Tokens += len(s.Tokens)
 	}
 	return nil
+}
+
+func (o *Options) blockShare() float64 {
+	if o.BlockShare == 0 {
+		return 0.5
+	}
+	return o.BlockShare
+}
+
+// keep goes forward in full mode, after the base did, and has the loss from what it said.
+func (t *Trainer) keep(s *Sample, weight float64) {
+	t.wanted(s, true)
+	t.whole[0] = len(s.Tokens)
+	t.pass.base = true
+	t.pass.forward(s.Tokens, t.whole[:], t.rows)
+	t.pass.base = false
+	t.teacher = append(t.teacher[:0], t.pass.logits[:len(t.rows)*t.net.Vocabulary]...)
+	t.pass.forward(s.Tokens, t.whole[:], t.rows)
+	t.pass.objective.teacher, t.pass.objective.distill = t.teacher, float32(weight/float64(len(t.rows)))
+	t.loss(s, 0)
+}
+
+// Kept is the mean KL(base ‖ full) of a token in the final block of a sample that is to be kept, for validation.
+func (t *Trainer) Kept(s *Sample) (float64, error) {
+	if err := t.check(s); err != nil {
+		return 0, err
+	}
+	t.keep(s, 0)
+	return t.pass.divergence / float64(len(t.rows)), nil
 }
 
 // wanted lists the rows whose logits are needed: those that predict targets and, for distillation, all others of the final block that
@@ -368,6 +413,12 @@ func (t *Trainer) check(s *Sample) error {
 			return fmt.Errorf("targets %d; expected ascending ones from 1 to %d", s.Targets, len(s.Tokens)-1)
 		}
 		before = i
+	}
+	if s.Keep {
+		if t.net.adapter == nil || len(s.Targets) > 0 || s.Blocks[len(s.Blocks)-1] < 2 {
+			return errors.New("is to be kept, which takes an adapter, no targets, and two tokens in the final block")
+		}
+		return nil
 	}
 	if len(s.Targets) == 0 && t.Distill == 0 {
 		return errors.New("no targets; expected some, or a distill weight, which needs none")

@@ -99,7 +99,8 @@ func TestGradients_EqualDifferences(t *testing.T) {
 		model string
 		lora  bool
 		mode  Mode
-	}{{"tiny-tied.gguf", false, Block}, {"tiny-untied.gguf", false, Full}, {"tiny-tied.gguf", true, Block}, {"tiny-untied.gguf", true, Full}} {
+		keep  bool
+	}{{"tiny-tied.gguf", false, Block, false}, {"tiny-untied.gguf", false, Full, false}, {"tiny-tied.gguf", true, Block, false}, {"tiny-untied.gguf", true, Full, false}, {"tiny-tied.gguf", true, Block, true}} {
 		file := tiny(t, c.model)
 		var a *weights.Adapter
 		if c.lora {
@@ -110,17 +111,29 @@ func TestGradients_EqualDifferences(t *testing.T) {
 		for i := range s.Tokens {
 			s.Tokens[i] = int32(37 * i % 256)
 		}
+		if s.Keep = c.keep; s.Keep {
+			s.Targets, tr.Keep = nil, 1
+		}
 		p := &tr.net.params
 		tr.optimizer.clear()
-		if err := tr.learn(&s, 0, 1, &Step{}); err != nil {
+		var sum Step
+		if err := tr.learn(&s, 0, 1, &sum); err != nil {
 			t.Fatal(err)
+		}
+		if c.keep != (sum.Kept.N == 1 && sum.Kept.Sum > 1e-3 && sum.Block.N == 0) {
+			t.Errorf("a sample to keep: %v, came to %+v", c.keep, sum)
 		}
 		loss := func(at *float32, v float32) float64 {
 			was := *at
 			*at = v
 			defer func() { *at = was }()
 			tr.net.repack(tr.pool)
-			l, err := tr.Loss(&s, c.mode)
+			l, err := 0.0, error(nil)
+			if c.keep {
+				l, err = tr.Kept(&s)
+			} else {
+				l, err = tr.Loss(&s, c.mode)
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -136,7 +149,11 @@ func TestGradients_EqualDifferences(t *testing.T) {
 				return cmp.Compare(math.Abs(float64(p.grads[j])), math.Abs(float64(p.grads[i])))
 			})
 			for _, i := range indices[:2] {
-				h := float32(min(0.01/math.Abs(float64(p.grads[i])), 0.03)) // such that the loss changes by some thousandths
+				change := 0.01 // of the loss, at most
+				if c.keep {
+					change = 0.0025 // it bends more
+				}
+				h := float32(min(change/math.Abs(float64(p.grads[i])), 0.03))
 				at, v := &p.values[i], p.values[i]
 				slope := (8*(loss(at, v+h)-loss(at, v-h)) - (loss(at, v+2*h) - loss(at, v-2*h))) / (12 * float64(h))
 				if got := float64(p.grads[i]); math.Abs(got-slope) > 1e-3*math.Abs(slope)+2e-5 {
@@ -194,6 +211,20 @@ func TestModes_AddUp(t *testing.T) {
 	unlabelled.Blocks = []int{len(s.Tokens)}
 	if g, sum := gradient(Block, 0.5, unlabelled); sum.Divergence.Sum != 0 || norm(g) > 1e-6 {
 		t.Errorf("one block: divergence %v, gradient of norm %v; want 0", sum.Divergence, norm(g))
+	}
+}
+
+func TestKept_NewAdapter_IsNothing(t *testing.T) {
+	file := tiny(t, "tiny-tied.gguf")
+	a, err := NewAdapter(file, 2, 4, nil, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := newTrainer(t, file, a, options(Block, 1))
+	s, _ := tinySample(2)
+	s.Targets, s.Keep = nil, true
+	if kl, err := tr.Kept(&s); err != nil || math.Abs(kl) > 1e-7 {
+		t.Errorf("an adapter that changes nothing is %v from the base, %v", kl, err)
 	}
 }
 

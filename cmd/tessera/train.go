@@ -39,8 +39,10 @@ type trainFlags struct {
 	targets   []string
 	passages  string
 	maxTokens int
+	keep      float64
 	validate  int
 	every     int
+	snapshots bool
 	plot      string
 	merge     string
 	export    string
@@ -65,14 +67,17 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 	flags := cmd.Flags()
 	flags.StringVarP(&f.model, "model", "m", defaultModel, "model: a name that was pulled, or a GGUF file")
 	flags.StringArrayVar(&f.data, "data", nil, "file of questions; several times for several")
-	flags.StringArrayVar(&f.instruct, "instruct", nil, `file of {"instruction","input","output"} lines, mixed in`)
+	flags.StringArrayVar(&f.instruct, "instruct", nil, `file of {"instruction","input","output"} lines, on which the model is to stay as it is`)
 	flags.StringVarP(&f.out, "out", "o", "", "the adapter's file")
 	flags.IntVar(&f.rank, "rank", 16, "rank of the adapter")
 	flags.Float64Var(&f.alpha, "alpha", 32, "alpha of the adapter: its changes are scaled by alpha/rank")
 	flags.StringSliceVar(&f.targets, "targets", nil, "matrices that are changed (default "+strings.Join(train.Targets, ",")+")")
-	flags.StringVarP(&f.passages, "passages", "k", "3-6", "passages of a sample, one number or a range; those that support the answer always")
+	flags.StringVarP(&f.passages, "passages", "k", "3-6", "passages of a sample, a number or a range, or several for equal stretches of the run, as 3-6,10; those that support the answer always")
 	flags.IntVar(&f.maxTokens, "max-tokens", 2048, "tokens of a sample at most")
 	flags.StringVar((*string)(&f.options.Mode), "mode", string(train.Dual), "what a sample is seen in: full, block, dual (both), or alternate (one of the two, drawn)")
+	flags.Float64Var(&f.options.BlockShare, "block-share", 0.5, "share of the samples that --mode alternate sees in block mode")
+	flags.Float64Var(&f.keep, "keep", 0.2, "share of samples on which the model is to stay as it is: text of the passages, and --instruct")
+	flags.Float64Var(&f.options.Keep, "keep-weight", 4, "weight of the distance from the model as it was, on these")
 	flags.Float64Var(&f.options.Distill, "distill", 1, "weight of the distance of block mode from full mode, over the question; 0: none")
 	flags.IntVar(&f.options.Steps, "steps", 600, "steps")
 	flags.IntVar(&f.options.Batch, "batch", 4, "samples a step")
@@ -83,6 +88,7 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 	flags.Uint64Var(&f.options.Seed, "seed", 1, "of all that is drawn")
 	flags.IntVar(&f.validate, "validate", 24, "examples held out for validation; 0: none")
 	flags.IntVar(&f.every, "validate-every", 50, "steps between validations")
+	flags.BoolVar(&f.snapshots, "snapshots", false, "write the adapter at every validation, too, as ADAPTER.stepN.gguf")
 	flags.StringVar(&f.plot, "plot", "", "draw the losses to this file, .svg or .png")
 	flags.StringVar(&f.merge, "merge", "", "write the model with the adapter in its matrices (as Q8_0) to this file, too")
 	flags.StringVar(&f.export, "export", "", "train nothing: write the samples of all steps to this file, as JSON Lines of tokens, blocks and targets")
@@ -93,6 +99,8 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 			return &usageError{errors.New("no questions: want --data FILE")}
 		case f.out == "" && f.export == "":
 			return &usageError{errors.New("no place for the adapter: want --out FILE.gguf")}
+		case f.keep < 0 || f.keep >= 1:
+			return &usageError{fmt.Errorf("--keep %v: want a share from 0 to less than 1", f.keep)}
 		case f.validate < 0 || f.every < 1:
 			return &usageError{fmt.Errorf("--validate %d --validate-every %d: want at least 0 and 1", f.validate, f.every)}
 		}
@@ -214,7 +222,8 @@ func exportSamples(cmd *cobra.Command, f *trainFlags, c *train.Curriculum) (err 
 			Tokens  []int32 `json:"ids"`
 			Blocks  []int   `json:"blocks"`
 			Targets []int   `json:"targets"`
-		}{s.Tokens, s.Blocks, s.Targets}); err != nil {
+			Keep    bool    `json:"keep,omitempty"`
+		}{s.Tokens, s.Blocks, append([]int{}, s.Targets...), s.Keep}); err != nil {
 			return err
 		}
 		bar.set(int64(i+1), int64(n))
@@ -243,7 +252,12 @@ func (f *trainFlags) run(cmd *cobra.Command, t *train.Trainer, c, held *train.Cu
 				return
 			}
 			report.Validations = append(report.Validations, v)
-			fmt.Fprintf(cmd.ErrOrStderr(), "held out: full %.3f, block %.3f\n", v.Full, v.Block)
+			fmt.Fprintf(cmd.ErrOrStderr(), "held out: full %.3f, block %.3f, kept %.4f\n", v.Full, v.Block, v.Kept)
+			if f.snapshots {
+				if invalid = t.Adapter().WriteGGUF(fmt.Sprintf("%s.step%d.gguf", strings.TrimSuffix(f.out, ".gguf"), s.Step), kernel.F16); invalid != nil {
+					stop()
+				}
+			}
 		}
 	})
 	if invalid != nil {
@@ -257,13 +271,16 @@ func losses(s train.Step) string {
 	for _, p := range []struct {
 		name string
 		mean train.Mean
-	}{{"full", s.Full}, {"block", s.Block}, {"divergence", s.Divergence}} {
+	}{{"full", s.Full}, {"block", s.Block}, {"divergence", s.Divergence}, {"kept", s.Kept}} {
 		if v := p.mean.Value(); !math.IsNaN(v) {
 			parts = append(parts, fmt.Sprintf("%s %.3f", p.name, v))
 		}
 	}
 	return strings.Join(parts, ", ")
 }
+
+// keptValidated is how many samples validation takes on which the model is to stay as it is.
+const keptValidated = 16
 
 func validate(t *train.Trainer, held *train.Curriculum, step int) (v train.Validation, err error) {
 	v.Step = step
@@ -283,19 +300,39 @@ func validate(t *train.Trainer, held *train.Curriculum, step int) (v train.Valid
 			*m.sum += loss / float64(len(held.Examples))
 		}
 	}
+	kept := *held
+	kept.Keep = 1
+	for i := range keptValidated {
+		s, err := kept.Sample(i)
+		if err != nil {
+			return v, err
+		}
+		kl, err := t.Kept(&s)
+		if err != nil {
+			return v, err
+		}
+		v.Kept += kl / keptValidated
+	}
 	return v, nil
 }
 
+// instructionsHeld: one of so many instructions is held out.
+const instructionsHeld = 50
+
 // curricula are what is trained on and what is held out.
 func (f *trainFlags) curricula(file *weights.File) (c, held *train.Curriculum, err error) {
-	c = &train.Curriculum{MaxTokens: f.maxTokens, Seed: f.options.Seed}
-	if n, err := fmt.Sscanf(f.passages, "%d-%d", &c.Fewest, &c.Most); n == 1 {
-		c.Most = c.Fewest
-	} else if err != nil {
-		return nil, nil, &usageError{fmt.Errorf("--passages %q: want a number, or a range as 3-6", f.passages)}
-	}
-	if c.Fewest < 1 || c.Most < c.Fewest {
-		return nil, nil, &usageError{fmt.Errorf("--passages %q: want at least 1, and the larger number last", f.passages)}
+	c = &train.Curriculum{MaxTokens: f.maxTokens, Samples: f.options.Steps * f.options.Batch, Keep: f.keep, Seed: f.options.Seed}
+	for _, stretch := range strings.Split(f.passages, ",") {
+		var r train.Range
+		if n, err := fmt.Sscanf(stretch, "%d-%d", &r.Fewest, &r.Most); n == 1 {
+			r.Most = r.Fewest
+		} else if err != nil {
+			return nil, nil, &usageError{fmt.Errorf("--passages %q: want a number, or a range as 3-6", stretch)}
+		}
+		if r.Fewest < 1 || r.Most < r.Fewest {
+			return nil, nil, &usageError{fmt.Errorf("--passages %q: want at least 1, and the larger number last", stretch)}
+		}
+		c.Documents = append(c.Documents, r)
 	}
 	vocab, err := file.Vocab()
 	if err != nil {
@@ -326,6 +363,7 @@ func (f *trainFlags) curricula(file *weights.File) (c, held *train.Curriculum, e
 	copied := *c
 	held = &copied
 	held.Seed++
+	held.Keep, held.Samples = 0, f.validate
 	for i := range all { // every so manieth is held out, so that each file has its share
 		if f.validate > 0 && len(held.Examples) < f.validate && i%(len(all)/f.validate) == 0 {
 			held.Examples = append(held.Examples, all[i])
@@ -338,7 +376,13 @@ func (f *trainFlags) curricula(file *weights.File) (c, held *train.Curriculum, e
 		if err != nil {
 			return nil, nil, err
 		}
-		c.Examples = append(c.Examples, some...)
+		for i, e := range some {
+			if f.validate > 0 && i%instructionsHeld == 0 {
+				held.Instructions = append(held.Instructions, e)
+			} else {
+				c.Instructions = append(c.Instructions, e)
+			}
+		}
 	}
 	return c, held, nil
 }

@@ -39,6 +39,7 @@ class Sample:
     ids: torch.Tensor  # [T]
     blocks: list[int]  # lengths of the blocks, the last one the final block, which the answer belongs to
     targets: list[int]  # which of ids are to be predicted, in ascending order
+    keep: bool = False  # the model is to say here what it says without the adapter; there are no targets
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -59,6 +60,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument("--samples", required=True, help="what `tessera train --export` wrote; all of it is learnt, once, in its order")
     p.add_argument("--out", required=True, help="the adapter's folder; the state of the run is kept beside it, in OUT.state")
     p.add_argument("--mode", choices=MODES, default="dual", help="what a sample is seen in; alternate draws full or block for each (default dual)")
+    p.add_argument("--block-share", type=number(0), default=0.5, help="share of the samples that --mode alternate sees in block mode (default 0.5)")
+    p.add_argument("--keep-weight", type=number(0), default=4, help="weight of KL(base ‖ full) on samples to keep (default 4)")
     p.add_argument("--distill", type=number(0), default=1, help="weight of KL(full ‖ block); 0: none (default 1)")
     p.add_argument("--rank", type=int, default=16, help="of the adapter (default 16)")
     p.add_argument("--alpha", type=float, default=32, help="the adapter's changes are scaled by alpha/rank (default 32)")
@@ -136,7 +139,7 @@ def read_samples(path: str, vocabulary: int) -> list[Sample]:
         for n, line in enumerate(lines, 1):
             try:
                 fields = json.loads(line)
-                s = Sample(torch.tensor(fields["ids"], dtype=torch.long), fields["blocks"], fields["targets"])
+                s = Sample(torch.tensor(fields["ids"], dtype=torch.long), fields["blocks"], fields["targets"] or [], fields.get("keep", False))
                 wrong = fault(s, vocabulary)
             except (ValueError, TypeError, KeyError) as e:
                 wrong = f'is no {{"ids","blocks","targets"}} ({type(e).__name__}: {e})'
@@ -155,6 +158,8 @@ def fault(s: Sample, vocabulary: int) -> str | None:
         return f"blocks of {s.blocks} tokens for {length} ids; expected as many, and at least one in each"
     if s.ids.min() < 0 or s.ids.max() >= vocabulary:
         return f"ids from {s.ids.min()} to {s.ids.max()}; the model's vocabulary has 0 to {vocabulary - 1}. Was the export made with its GGUF?"
+    if s.keep:
+        return None if not s.targets and s.blocks[-1] > 1 else f"targets {s.targets} of a sample to keep; expected none, and two tokens in the final block"
     if not s.targets or s.targets != sorted(set(s.targets)) or s.targets[0] < 1 or s.targets[-1] >= length:
         return f"targets {s.targets}; expected some, ascending, from 1 to {length - 1}"
     return None
@@ -193,12 +198,12 @@ def gather(model: torch.nn.Module, samples: list[Sample], step: int, o: argparse
     values: dict[str, list[float]] = {}
     tokens = 0
     for i in range(step * o.batch, (step + 1) * o.batch):
-        seen = learn(model, samples[i], drawn(o.mode, o.seed, i), o.distill, 1 / o.batch, o.attention)
+        seen = learn(model, samples[i], drawn(o.mode, o.block_share, o.seed, i), o.distill, o.keep_weight, 1 / o.batch, o.attention)
         for name, value in seen.items():
             if not math.isfinite(value):
                 raise Unusable(f"step {step + 1}: {name} of sample {i} is {value}; {DIVERGED}")
             values.setdefault(name, []).append(value)
-        tokens += len(samples[i].ids) * sum(name in seen for name in ("full", "block"))
+        tokens += len(samples[i].ids) * sum(name in seen for name in ("full", "block", "kept"))
     norm = torch.nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None).item()
     if not math.isfinite(norm):
         raise Unusable(f"step {step + 1}: the norm of the gradient is {norm}; {DIVERGED}")
@@ -216,14 +221,24 @@ def update(optimizer: torch.optim.Optimizer, seen: dict[str, float], rate: float
     seen["rate"] = rate
 
 
-def drawn(mode: str, seed: int, i: int) -> str:
+def drawn(mode: str, block_share: float, seed: int, i: int) -> str:
     """The mode of sample i: it depends on seed and i alone, so that a run that goes on draws the same."""
-    return random.Random(f"{seed} {i}").choice(["full", "block"]) if mode == "alternate" else mode
+    if mode != "alternate":
+        return mode
+    return "block" if random.Random(f"{seed} {i}").random() < block_share else "full"
 
 
-def learn(model: torch.nn.Module, s: Sample, mode: str, distill: float, weight: float, attention: str) -> dict[str, float]:
+def learn(model: torch.nn.Module, s: Sample, mode: str, distill: float, keep: float, weight: float, attention: str) -> dict[str, float]:
     """Adds the gradient of a sample, weighted, in the modes that are its, and returns what it came to: the mean -ln p of a target in "full" and
-    "block" mode, and the mean "divergence" KL(full ‖ block) of a token in the final block."""
+    "block" mode, and the mean "divergence" KL(full ‖ block) of a token in the final block. A sample to keep is seen in full mode, and came to the
+    mean KL(base ‖ full), "kept", base being the model without the adapter."""
+    if s.keep:
+        rows, whole = rows_wanted(s, distill=True), [len(s.ids)]
+        with torch.no_grad(), model.disable_adapter():
+            base = logits(model, s, whole, rows, attention)
+        apart = divergence(base, logits(model, s, whole, rows, attention))
+        (weight * keep * apart).backward()
+        return {"kept": apart.item()}
     if mode == "full":
         distill = 0
     share = weight / 2 if mode == "dual" else weight
