@@ -89,8 +89,8 @@ type Receipt struct {
 	Cached     int            // of these, found in the store
 	Completion int            // tokens generated, the end token included
 
-	Lookup  time.Duration // finding stored blocks, disk reads and verification included
-	Prefill time.Duration // computing missing blocks and the final block, up to the first token
+	Lookup  time.Duration // finding stored blocks
+	Prefill time.Duration // computing missing blocks and the final block, up to the first token, while files are read and verified
 	TTFT    time.Duration // from the request to the first token
 	Decode  time.Duration // from the first token to the last
 

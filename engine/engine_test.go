@@ -262,6 +262,7 @@ func TestGenerate_BlockFileCutShort_FailsThatRequestOnly(t *testing.T) {
 			if err != nil || len(claimed) > 0 {
 				t.Fatalf("%d blocks are not there (%v)", len(claimed), err)
 			}
+			p.reading.Wait()
 			cut()
 			return e.fill(context.Background(), &q, &Receipt{}, p, blocks, places, nil, true)
 		}},

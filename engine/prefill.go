@@ -17,6 +17,9 @@ type prefilled struct {
 	leases []*kv.Lease
 	final  *model.KV // the final block, with room for the answer
 	logits []float32 // [V]
+
+	reading sync.WaitGroup // of the leased files' layers
+	ended   atomic.Bool    // nobody waits for them any more
 }
 
 // keep is a model.Sequence.Logits that remembers the last ones.
@@ -25,6 +28,8 @@ func (p *prefilled) keep(_ int, logits []float32) {
 }
 
 func (p *prefilled) release() {
+	p.ended.Store(true)
+	p.reading.Wait()
 	for _, l := range p.leases {
 		l.Close()
 	}
@@ -36,6 +41,7 @@ type planned struct {
 	index  int       // its first place
 	kv     *model.KV // nil until found or computed
 	source kv.Source
+	broken error // what its file was found to be as its layers were read: it is to be computed
 }
 
 // prefill finds or computes every block of the request.
@@ -63,7 +69,10 @@ func (e *Engine) prefill(ctx context.Context, r *Request, rec *Receipt) (p *pref
 		begin = time.Now()
 		finished = wait == nil
 		if err := e.fill(ctx, r, rec, p, blocks, places, claimed, finished); err != nil {
-			return nil, err
+			if !forget(blocks) {
+				return nil, err
+			}
+			finished = false
 		}
 		rec.Prefill += time.Since(begin)
 		if wait != nil {
@@ -73,6 +82,9 @@ func (e *Engine) prefill(ctx context.Context, r *Request, rec *Receipt) (p *pref
 				return nil, ctx.Err()
 			}
 		}
+	}
+	for _, b := range p.past {
+		b.Layer = nil // the final block has asked for each
 	}
 	rec.Blocks = make([]BlockReceipt, len(r.Blocks))
 	seen := map[kv.ID]bool{}
@@ -92,6 +104,16 @@ func (e *Engine) prefill(ctx context.Context, r *Request, rec *Receipt) (p *pref
 		}
 	}
 	return p, nil
+}
+
+// forget takes from the blocks found those whose file turned out not to be whole: the store has set it aside. It tells whether there are any.
+func forget(blocks []*planned) (any bool) {
+	for _, b := range blocks {
+		if b.broken != nil {
+			b.kv, b.broken, any = nil, nil, true
+		}
+	}
+	return any
 }
 
 // plan names the blocks. It lists the distinct ones before the final block, and for each place in the prompt which of them
@@ -152,7 +174,7 @@ func (e *Engine) find(blocks []*planned, r *Request, p *prefilled) (wait chan st
 	return wait, claimed, nil
 }
 
-// readers is how many blocks are looked for at a time: one is verified while others are read.
+// readers is how many blocks are looked for, or read, at a time: one is verified while the disk brings others.
 const readers = 4
 
 // leaseAll leases what the store has of the blocks still open.
@@ -185,15 +207,40 @@ func (e *Engine) leaseAll(blocks []*planned, r *Request, p *prefilled) error {
 	}
 	look()
 	group.Wait()
+	var ahead []*kv.Lease
 	for i, l := range leases {
 		if l != nil {
 			blocks[i].hold(l, p)
+			if !l.Whole() {
+				ahead = append(ahead, l)
+			}
 		}
 	}
 	if err := failure.Load(); err != nil {
 		return *err
 	}
+	p.readAhead(ahead)
 	return nil
+}
+
+// readAhead reads and verifies the files' layers in the order in which computing needs them, while it goes on.
+func (p *prefilled) readAhead(leases []*kv.Lease) {
+	if len(leases) == 0 {
+		return
+	}
+	var next atomic.Int64
+	for range min(readers, len(leases)) {
+		p.reading.Go(func() {
+			for !p.ended.Load() {
+				i := int(next.Add(1)) - 1
+				layer, at := i/len(leases), i%len(leases)
+				if layer >= leases[at].Shape().Layers {
+					return
+				}
+				_ = leases[at].Layer(layer) // who computes with it asks, too
+			}
+		})
+	}
 }
 
 func (e *Engine) lease(b *planned, r *Request, p *prefilled) (bool, error) {
@@ -206,7 +253,7 @@ func (e *Engine) lease(b *planned, r *Request, p *prefilled) (bool, error) {
 
 // get leases the block from the store, nil where it has none.
 func (e *Engine) get(b *planned, r *Request) (*kv.Lease, error) {
-	lease, err := e.store.Get(b.id, e.model.KVShape(e.inputs.Type, len(r.Blocks[b.index].Tokens)))
+	lease, err := e.store.Lend(b.id, e.model.KVShape(e.inputs.Type, len(r.Blocks[b.index].Tokens)))
 	if errors.Is(err, kv.ErrMissing) {
 		return nil, nil
 	}
@@ -217,6 +264,12 @@ func (e *Engine) get(b *planned, r *Request) (*kv.Lease, error) {
 func (b *planned) hold(lease *kv.Lease, p *prefilled) {
 	p.leases = append(p.leases, lease)
 	b.kv = &model.KV{Shape: lease.Shape(), Payload: lease.Payload(), Len: lease.Shape().Tokens}
+	if !lease.Whole() {
+		b.kv.Layer = func(layer int) error {
+			b.broken = lease.Layer(layer)
+			return b.broken
+		}
+	}
 	if lease.Source() != kv.Computed {
 		b.source = lease.Source()
 	}
@@ -260,6 +313,16 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 	if len(batch) == 0 {
 		return nil
 	}
+	var progress func(int)
+	if r.Progress != nil {
+		progress = func(done int) { r.Progress(done, total) }
+	}
+	if err := e.forward(ctx, batch, progress); err != nil {
+		for _, b := range computed {
+			b.kv = nil
+		}
+		return err
+	}
 	for i := range batch {
 		before := 0
 		for _, b := range batch[i].Past {
@@ -270,13 +333,6 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 	}
 	if final {
 		rec.MatrixFLOPs += e.model.OutputFLOPs()
-	}
-	var progress func(int)
-	if r.Progress != nil {
-		progress = func(done int) { r.Progress(done, total) }
-	}
-	if err := e.forward(ctx, batch, progress); err != nil {
-		return err
 	}
 	for _, b := range computed {
 		lease, err := e.store.Put(b.id, b.kv.Shape, b.kv.Payload)

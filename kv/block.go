@@ -3,8 +3,6 @@ package kv
 import (
 	"slices"
 	"time"
-
-	"github.com/tessera-llm/tessera/internal/vfs"
 )
 
 // A Lease keeps a block's bytes in place until it is closed.
@@ -24,8 +22,29 @@ func (l *Lease) Shape() Shape { return l.block.shape }
 // Source tells where the Get or Put that gave this lease found the block.
 func (l *Lease) Source() Source { return l.source }
 
-// Payload is the block's keys and values, to be read only. A payload from a file is mapped: see Store.Fault.
+// Payload is the block's keys and values, to be read only: after Lend, the layers that Layer was asked for. A payload from a file is
+// mapped: see Store.Fault.
 func (l *Lease) Payload() []byte { return l.block.payload }
+
+// Layer returns when the bytes of a layer are read and verified; it does both unless another lease on the block did or does. An error
+// tells that the file was not whole: the block has been set aside, and the lease is good only to be closed.
+func (l *Lease) Layer(layer int) error {
+	b := l.block
+	if b.mapping == nil {
+		return nil
+	}
+	err := b.mapping.verify(layer)
+	if err != nil {
+		b.mapping.aside.Do(func() { l.store.setAside(b.id, b, err) })
+	}
+	return err
+}
+
+// Whole tells whether every layer is read and verified already.
+func (l *Lease) Whole() bool {
+	m := l.block.mapping
+	return m == nil || int(m.verified.Load()) == len(m.once)
+}
 
 // Close ends the lease; Payload must not be read any more. Close exactly once.
 func (l *Lease) Close() {
@@ -58,8 +77,7 @@ type block struct {
 	id      ID
 	shape   Shape
 	payload []byte
-	mapping *vfs.Mapping // nil: payload is on the heap
-	path    string       // of the mapped file
+	mapping *mapped // nil: payload is on the heap
 
 	// Guarded by the store's lock.
 	leases     int

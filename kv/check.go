@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-
-	"github.com/tessera-llm/tessera/internal/vfs"
 )
 
 // check walks the invariants of memory (see Store) and panics with the first that does not hold. Called with the lock held.
@@ -66,9 +64,9 @@ func (f *folder) check() error {
 		}
 		h, err := f.inspect(file.path)
 		if err == nil {
-			var m *vfs.Mapping
+			var m *mapped
 			if m, err = f.load(file.id, h.shape); err == nil {
-				err = m.Close()
+				err = errors.Join(m.verifyAll(), m.Close())
 			}
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // set aside by someone meanwhile

@@ -12,6 +12,8 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -66,38 +68,81 @@ func (f *folder) unusable(err error, expected string) error {
 	return fmt.Errorf("kv: %s: cannot keep blocks here: expected %s: %w", f.dir, expected, err)
 }
 
-// load maps a block and verifies all of it. The errors: fs.ErrNotExist; *FormatError if the file is not the block; others if
+// load maps a block; its layers are still to be verified. The errors: fs.ErrNotExist; *FormatError if the file is not the block; others if
 // it could not be read.
-func (f *folder) load(id ID, shape Shape) (*vfs.Mapping, error) {
+func (f *folder) load(id ID, shape Shape) (*mapped, error) {
 	path := f.path(id)
 	m, err := f.fs.Map(path)
 	if err != nil {
 		return nil, err
 	}
-	if err := verify(m.Data, id, shape); err != nil {
+	b, err := newMapped(m, path, id, shape)
+	if err != nil {
 		m.Close()
-		if bad, ok := errors.AsType[*FormatError](err); ok {
-			bad.Path = path
-		}
 		return nil, err
 	}
-	return m, nil
+	return b, nil
 }
 
-// verify checks that file holds the block id and has the shape, and nothing else.
-func verify(file []byte, id ID, shape Shape) error {
-	return guarded(file, func() error {
-		h, err := parseHeader(file)
+// A mapped is a mapped file whose header is right, and what is known of its layers.
+type mapped struct {
+	*vfs.Mapping
+	header   header
+	path     string
+	once     []sync.Once // of each layer
+	errs     []error
+	verified atomic.Int32 // layers that are whole
+	aside    sync.Once    // setting it aside, where one is not
+}
+
+// newMapped checks by the header that a file holds the block id and has the shape.
+func newMapped(file *vfs.Mapping, path string, id ID, shape Shape) (*mapped, error) {
+	m := &mapped{Mapping: file, path: path, once: make([]sync.Once, shape.Layers), errs: make([]error, shape.Layers)}
+	m.Populate(0, min(headerUnit, len(m.Data)))
+	return m, m.guarded(func() (err error) {
+		m.header, err = parseHeader(m.Data)
 		switch {
 		case err != nil:
 			return err
-		case h.id != id:
-			return misfit("id", h.id, fmt.Sprintf("%v as in the file's name", id))
-		case h.shape != shape:
-			return misfit("shape", h.shape, shape)
+		case m.header.id != id:
+			return misfit("id", m.header.id, fmt.Sprintf("%v as in the file's name", id))
+		case m.header.shape != shape:
+			return misfit("shape", m.header.shape, shape)
 		}
-		return h.checkLayers(file[headerBytes(shape.Layers):])
+		return nil
 	})
+}
+
+// verify reads a layer and compares it with its checksum, unless that was done.
+func (m *mapped) verify(layer int) error {
+	m.once[layer].Do(func() {
+		size := m.header.shape.LayerBytes()
+		from := headerBytes(m.header.shape.Layers) + layer*size
+		m.Populate(from, from+size)
+		if m.errs[layer] = m.guarded(func() error { return m.header.checkLayer(layer, m.Data[from:from+size]) }); m.errs[layer] == nil {
+			m.verified.Add(1)
+		}
+	})
+	return m.errs[layer]
+}
+
+// verifyAll reads every byte.
+func (m *mapped) verifyAll() error {
+	for i := range m.once {
+		if err := m.verify(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// guarded runs read, which reads the mapped bytes, and puts the path to what it finds wrong.
+func (m *mapped) guarded(read func() error) error {
+	err := guarded(m.Data, read)
+	if bad, ok := errors.AsType[*FormatError](err); ok {
+		bad.Path = m.path
+	}
+	return err
 }
 
 // guarded runs read, which reads the mapped bytes. Where the file has been cut short meanwhile they fault; that becomes an error.
@@ -123,7 +168,7 @@ func within(addr uintptr, b []byte) bool {
 	return addr >= start && addr-start < uintptr(len(b))
 }
 
-// payloadOf is the payload in a file that load has verified.
+// payloadOf is the payload in a file.
 func payloadOf(file []byte, s Shape) []byte {
 	b := file[headerBytes(s.Layers):]
 	return b[:len(b):len(b)]
@@ -131,7 +176,7 @@ func payloadOf(file []byte, s Shape) []byte {
 
 // changed compares a mapped file with what is at its path now: the same file with another size has been tampered with.
 // A file that is gone or replaced leaves the mapping whole.
-func (f *folder) changed(path string, m *vfs.Mapping) error {
+func (f *folder) changed(path string, m *mapped) error {
 	now, err := f.fs.Stat(path)
 	if err != nil || now.Inode != m.Info.Inode || now.Size == int64(len(m.Data)) {
 		return nil
@@ -323,8 +368,14 @@ func (u *usage) set(n int64) error {
 
 func (u *usage) unlock() error { return u.lock.Unlock() }
 
-// setAside moves a file to bad/, so that no one finds it under its id. moved is false where the file is gone already.
+// setAside moves a file to bad/, so that no one finds it under its id; under the lock, so that a survey sees it in one place and not in none.
+// moved is false where the file is gone already.
 func (f *folder) setAside(id ID) (moved bool, err error) {
+	u, err := f.lockUsage()
+	if err != nil {
+		return false, err
+	}
+	defer u.unlock()
 	if err := f.fs.MkdirAll(filepath.Join(f.dir, badDir)); err != nil {
 		return false, err
 	}

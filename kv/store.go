@@ -133,6 +133,22 @@ func openOn(files vfs.FS, dir string, o Options) (*Store, error) {
 // until then the bytes stay where they are. A block that comes from a file has been verified, all of it.
 // Safe for concurrent use; of several Gets of one block, one reads the file and the others find it in memory.
 func (s *Store) Get(id ID, shape Shape) (*Lease, error) {
+	l, err := s.Lend(id, shape)
+	if err != nil {
+		return nil, err
+	}
+	for i := range shape.Layers {
+		if l.Layer(i) != nil {
+			l.Close()
+			return nil, ErrMissing
+		}
+	}
+	return l, nil
+}
+
+// Lend is Get for who reads layer by layer: of a file only the header has been verified, and Layer has to be asked for each layer
+// before its bytes are used.
+func (s *Store) Lend(id ID, shape Shape) (*Lease, error) {
 	if err := shape.validate(); err != nil {
 		return nil, fmt.Errorf("kv: block %v: %w", id, err)
 	}
@@ -169,7 +185,7 @@ func (s *Store) Get(id ID, shape Shape) (*Lease, error) {
 	s.readsFail = false
 	b, source := s.blocks[id], RAM
 	if b == nil { // else it was Put meanwhile
-		b, source = &block{id: id, shape: shape, payload: payloadOf(m.Data, shape), mapping: m, path: s.folder.path(id), touched: time.Now()}, Disk
+		b, source = &block{id: id, shape: shape, payload: payloadOf(m.Data, shape), mapping: m, touched: time.Now()}, Disk
 		s.attach(b)
 	} else {
 		s.garbage = append(s.garbage, &block{mapping: m})
@@ -196,7 +212,7 @@ func (s *Store) getFromRAM(b *block, shape Shape) (*Lease, error) {
 	if b.shape != shape {
 		err = misfit("shape of block "+b.id.String(), b.shape, shape)
 	} else if b.mapping != nil {
-		err = s.folder.changed(b.path, b.mapping)
+		err = s.folder.changed(b.mapping.path, b.mapping)
 	}
 	if err != nil {
 		l.Close()
@@ -362,12 +378,12 @@ func (s *Store) Fault(addr uintptr) (path string, id ID, ok bool) {
 	at := func(b *block) bool { return b.mapping != nil && b.leases > 0 && within(addr, b.mapping.Data) }
 	for _, b := range s.blocks {
 		if at(b) {
-			return b.path, b.id, true
+			return b.mapping.path, b.id, true
 		}
 	}
 	for b := range s.detached {
 		if at(b) {
-			return b.path, b.id, true
+			return b.mapping.path, b.id, true
 		}
 	}
 	return "", ID{}, false

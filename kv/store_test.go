@@ -595,6 +595,48 @@ func TestStore_FileCutBetweenTwoGets_IsSetAside(t *testing.T) {
 	checked(t, s)
 }
 
+// What Lend gives is verified layer by layer: one that is not whole is told when it is asked for, once, and sets the block aside.
+func TestLend_LayerNotWhole_IsToldWhenAskedFor(t *testing.T) {
+	files := vfs.NewMem()
+	s, _ := open(t, files, "/kv", Options{})
+	put(t, s, 0)
+	checked(t, s)
+	s.Close()
+	file := slices.Concat(newHeader(idOf(0), small, "", payloadFor(idOf(0), small)).encode(), payloadFor(idOf(0), small))
+	last := small.Layers - 1
+	file[headerBytes(small.Layers)+last*small.LayerBytes()] ^= 1
+	files.WriteFile(blockPath("/kv", 0), file)
+	s, w := open(t, files, "/kv", Options{})
+	first, err := s.Lend(idOf(0), small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := s.Lend(idOf(0), small)
+	if err != nil || first.Source() != Disk || second.Source() != RAM {
+		t.Fatalf("from %v, then from %v, %v; want disk, then ram", first.Source(), second.Source(), err)
+	}
+	for layer := range last {
+		if err := first.Layer(layer); err != nil || first.Whole() {
+			t.Errorf("layer %d: %v, whole %v; want it read, and more to come", layer, err, first.Whole())
+		}
+	}
+	if told := w.all(); len(told) != 0 {
+		t.Errorf("told %q of layers that are whole", told)
+	}
+	for _, l := range []*Lease{first, second, first} {
+		if err := l.Layer(last); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%s: layer %d", blockPath("/kv", 0), last)) || l.Whole() {
+			t.Errorf("last layer: %v, whole %v; want an error that names file and layer", err, l.Whole())
+		}
+	}
+	w.mustWarn(t, blockPath("/kv", 0), "moved to the subfolder bad")
+	first.Close()
+	if _, err := s.Lend(idOf(0), small); err != ErrMissing {
+		t.Errorf("afterwards: %v, want ErrMissing", err)
+	}
+	second.Close()
+	checked(t, s)
+}
+
 // The checksum is computed by assembly where the machine has some; a fault in there is an error too.
 func TestVerify_FileCutWhileItIsRead_IsAnError(t *testing.T) {
 	_, _, path := openLarge(t)

@@ -15,6 +15,10 @@ type KV struct {
 	Shape   kv.Shape // Shape.Tokens is the room
 	Payload []byte   // laid out as Shape says
 	Len     int      // tokens filled, from the first on
+
+	// Layer, if not nil, is called before the bytes of a layer are read, and returns when they are there. An error ends the
+	// computation.
+	Layer func(layer int) error
 }
 
 // NewKV makes an empty KV with room for n tokens.
@@ -130,7 +134,9 @@ func (w *Workspace) Forward(ctx context.Context, batch []Sequence, progress func
 		}
 		seq, from = w.gather(batch, seq, from)
 		done += w.rows
-		w.pass()
+		if err := w.pass(); err != nil {
+			return err
+		}
 		if progress != nil {
 			progress(done)
 		}
@@ -177,10 +183,10 @@ func (w *Workspace) gather(batch []Sequence, seq, from int) (int, int) {
 }
 
 // pass takes the gathered rows through the model.
-func (w *Workspace) pass() {
+func (w *Workspace) pass() error {
 	m, c := w.model, &w.model.Config
 	if w.rows == 0 {
-		return
+		return nil
 	}
 	w.reserve()
 	for i := range w.parts {
@@ -192,17 +198,20 @@ func (w *Workspace) pass() {
 	}
 	for i := range m.layers {
 		w.layerIndex = i
-		w.attention(&m.layers[i])
+		if err := w.attention(&m.layers[i]); err != nil {
+			return err
+		}
 		if w.rows == 0 {
-			return // nobody wants logits: with the last layer's keys and values all is done
+			return nil // nobody wants logits: with the last layer's keys and values all is done
 		}
 		w.feedForward(&m.layers[i])
 	}
 	w.output()
+	return nil
 }
 
 // attention adds the layer's attention to the hidden state, and stores the new keys and values.
-func (w *Workspace) attention(l *layer) {
+func (w *Workspace) attention(l *layer) error {
 	m := w.model
 	w.each(normAttention)
 	query, key, value := projection{w.query, &l.query}, projection{w.key, &l.key}, projection{w.value, &l.value}
@@ -213,7 +222,7 @@ func (w *Workspace) attention(l *layer) {
 		w.multiply(w.normed, false, key, value)
 		w.each(storeKV)
 		if w.keepWanted(); w.rows == 0 {
-			return
+			return nil
 		}
 		w.multiply(w.normed, false, query)
 	}
@@ -226,6 +235,11 @@ func (w *Workspace) attention(l *layer) {
 		first := len(w.segments)
 		offset := 0
 		for _, b := range p.seq.Past {
+			if b.Layer != nil {
+				if err := b.Layer(w.layerIndex); err != nil {
+					return err
+				}
+			}
 			at := offset
 			if p.seq.Unmoved {
 				at = 0
@@ -246,6 +260,7 @@ func (w *Workspace) attention(l *layer) {
 	if l.attentionOutBias != nil {
 		kernel.AddRows(w.hidden[:w.rows*m.Hidden], l.attentionOutBias)
 	}
+	return nil
 }
 
 // keepWanted leaves of the batch the rows whose logits are wanted: behind the last layer's keys and values nothing else of

@@ -81,7 +81,7 @@ func (OS) Map(path string) (*Mapping, error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return nil, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
-	m := &Mapping{Info: infoOf(filepath.Base(path), &st), unmap: unix.Munmap}
+	m := &Mapping{Info: infoOf(filepath.Base(path), &st), unmap: unix.Munmap, populate: populate}
 	switch {
 	case uint32(st.Mode)&unix.S_IFMT != unix.S_IFREG:
 		return nil, &fs.PathError{Op: "map", Path: path, Err: errors.New("not a regular file")}
@@ -94,7 +94,6 @@ func (OS) Map(path string) (*Mapping, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "map", Path: path, Err: err}
 	}
-	_ = unix.Madvise(m.Data, unix.MADV_WILLNEED) // all of it is read, and soon; advice that is not taken costs time only
 	return m, nil
 }
 

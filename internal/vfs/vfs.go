@@ -58,10 +58,22 @@ type Info struct {
 
 // Mapping is the bytes of a file, to be read only.
 type Mapping struct {
-	Data  []byte
-	Info  Info
-	unmap func([]byte) error
+	Data     []byte
+	Info     Info
+	unmap    func([]byte) error
+	populate func([]byte)
 }
+
+// Populate reads bytes from to to of the file into memory. A goroutine that waits for the disk here leaves its processor to others;
+// one that waits in the middle of reading Data does not. What cannot be read is found out by who reads Data.
+func (m *Mapping) Populate(from, to int) {
+	if m.populate != nil && from < to {
+		m.populate(m.Data[from/pageBytes*pageBytes : to])
+	}
+}
+
+// pageBytes is a multiple of the pages that machines have: 4, 16 or 64 KiB.
+const pageBytes = 64 << 10
 
 // Close gives the bytes back; reading Data afterwards faults.
 func (m *Mapping) Close() error {
