@@ -262,7 +262,13 @@ func TestGenerate_BlockFileCutShort_FailsThatRequestOnly(t *testing.T) {
 			if err != nil || len(claimed) > 0 {
 				t.Fatalf("%d blocks are not there (%v)", len(claimed), err)
 			}
-			p.reading.Wait()
+			for _, l := range p.leases {
+				for i := range l.Shape().Layers {
+					if err := l.Layer(i); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
 			cut()
 			return e.fill(context.Background(), &q, &Receipt{}, p, blocks, places, nil, true)
 		}},

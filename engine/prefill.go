@@ -17,9 +17,6 @@ type prefilled struct {
 	leases []*kv.Lease
 	final  *model.KV // the final block, with room for the answer
 	logits []float32 // [V]
-
-	reading sync.WaitGroup // of the leased files' layers
-	ended   atomic.Bool    // nobody waits for them any more
 }
 
 // keep is a model.Sequence.Logits that remembers the last ones.
@@ -28,8 +25,6 @@ func (p *prefilled) keep(_ int, logits []float32) {
 }
 
 func (p *prefilled) release() {
-	p.ended.Store(true)
-	p.reading.Wait()
 	for _, l := range p.leases {
 		l.Close()
 	}
@@ -84,7 +79,7 @@ func (e *Engine) prefill(ctx context.Context, r *Request, rec *Receipt) (p *pref
 		}
 	}
 	for _, b := range p.past {
-		b.Layer = nil // the final block has asked for each
+		b.Layers = nil // the final block has asked for each
 	}
 	rec.Blocks = make([]BlockReceipt, len(r.Blocks))
 	seen := map[kv.ID]bool{}
@@ -104,6 +99,21 @@ func (e *Engine) prefill(ctx context.Context, r *Request, rec *Receipt) (p *pref
 		}
 	}
 	return p, nil
+}
+
+// reading is a block whose layers are read and verified as the computation gets to them.
+type reading struct {
+	*kv.Lease
+	block *planned
+}
+
+// Layer waits for a layer. Where it is not whole, forget has the block computed.
+func (r *reading) Layer(layer int) error {
+	err := r.Lease.Layer(layer)
+	if err != nil {
+		r.block.broken = err
+	}
+	return err
 }
 
 // forget takes from the blocks found those whose file turned out not to be whole: the store has set it aside. It tells whether there are any.
@@ -174,7 +184,7 @@ func (e *Engine) find(blocks []*planned, r *Request, p *prefilled) (wait chan st
 	return wait, claimed, nil
 }
 
-// readers is how many blocks are looked for, or read, at a time: one is verified while the disk brings others.
+// readers is how many blocks are looked for at a time.
 const readers = 4
 
 // leaseAll leases what the store has of the blocks still open.
@@ -207,40 +217,15 @@ func (e *Engine) leaseAll(blocks []*planned, r *Request, p *prefilled) error {
 	}
 	look()
 	group.Wait()
-	var ahead []*kv.Lease
 	for i, l := range leases {
 		if l != nil {
 			blocks[i].hold(l, p)
-			if !l.Whole() {
-				ahead = append(ahead, l)
-			}
 		}
 	}
 	if err := failure.Load(); err != nil {
 		return *err
 	}
-	p.readAhead(ahead)
 	return nil
-}
-
-// readAhead reads and verifies the files' layers in the order in which computing needs them, while it goes on.
-func (p *prefilled) readAhead(leases []*kv.Lease) {
-	if len(leases) == 0 {
-		return
-	}
-	var next atomic.Int64
-	for range min(readers, len(leases)) {
-		p.reading.Go(func() {
-			for !p.ended.Load() {
-				i := int(next.Add(1)) - 1
-				layer, at := i/len(leases), i%len(leases)
-				if layer >= leases[at].Shape().Layers {
-					return
-				}
-				_ = leases[at].Layer(layer) // who computes with it asks, too
-			}
-		})
-	}
 }
 
 func (e *Engine) lease(b *planned, r *Request, p *prefilled) (bool, error) {
@@ -265,10 +250,7 @@ func (b *planned) hold(lease *kv.Lease, p *prefilled) {
 	p.leases = append(p.leases, lease)
 	b.kv = &model.KV{Shape: lease.Shape(), Payload: lease.Payload(), Len: lease.Shape().Tokens}
 	if !lease.Whole() {
-		b.kv.Layer = func(layer int) error {
-			b.broken = lease.Layer(layer)
-			return b.broken
-		}
+		b.kv.Layers = &reading{Lease: lease, block: b}
 	}
 	if lease.Source() != kv.Computed {
 		b.source = lease.Source()

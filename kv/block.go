@@ -40,6 +40,15 @@ func (l *Lease) Layer(layer int) error {
 	return err
 }
 
+// Ahead has the disk bring layers that Layer will be asked for, those below to, without waiting.
+func (l *Lease) Ahead(from, to int) {
+	if m := l.block.mapping; m != nil && from < to {
+		start, _ := m.layer(from)
+		_, end := m.layer(to - 1)
+		m.Ahead(start, end)
+	}
+}
+
 // Whole tells whether every layer is read and verified already.
 func (l *Lease) Whole() bool {
 	m := l.block.mapping

@@ -98,7 +98,7 @@ type mapped struct {
 // newMapped checks by the header that a file holds the block id and has the shape.
 func newMapped(file *vfs.Mapping, path string, id ID, shape Shape) (*mapped, error) {
 	m := &mapped{Mapping: file, path: path, once: make([]sync.Once, shape.Layers), errs: make([]error, shape.Layers)}
-	m.Populate(0, min(headerUnit, len(m.Data)))
+	m.Ahead(0, headerBytes(shape.Layers))
 	return m, m.guarded(func() (err error) {
 		m.header, err = parseHeader(m.Data)
 		switch {
@@ -116,18 +116,24 @@ func newMapped(file *vfs.Mapping, path string, id ID, shape Shape) (*mapped, err
 // verify reads a layer and compares it with its checksum, unless that was done.
 func (m *mapped) verify(layer int) error {
 	m.once[layer].Do(func() {
-		size := m.header.shape.LayerBytes()
-		from := headerBytes(m.header.shape.Layers) + layer*size
-		m.Populate(from, from+size)
-		if m.errs[layer] = m.guarded(func() error { return m.header.checkLayer(layer, m.Data[from:from+size]) }); m.errs[layer] == nil {
+		from, to := m.layer(layer)
+		if m.errs[layer] = m.guarded(func() error { return m.header.checkLayer(layer, m.Data[from:to]) }); m.errs[layer] == nil {
 			m.verified.Add(1)
 		}
 	})
 	return m.errs[layer]
 }
 
+// layer is where in the file a layer's bytes are.
+func (m *mapped) layer(layer int) (from, to int) {
+	size := m.header.shape.LayerBytes()
+	from = headerBytes(m.header.shape.Layers) + layer*size
+	return from, from + size
+}
+
 // verifyAll reads every byte.
 func (m *mapped) verifyAll() error {
+	m.Ahead(0, len(m.Data))
 	for i := range m.once {
 		if err := m.verify(i); err != nil {
 			return err

@@ -137,6 +137,9 @@ func (s *Store) Get(id ID, shape Shape) (*Lease, error) {
 	if err != nil {
 		return nil, err
 	}
+	if m := l.block.mapping; m != nil && !l.Whole() {
+		m.Ahead(0, len(m.Data))
+	}
 	for i := range shape.Layers {
 		if l.Layer(i) != nil {
 			l.Close()

@@ -2,8 +2,10 @@ package model
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 
 	"github.com/tessera-llm/tessera/attention"
 	"github.com/tessera-llm/tessera/internal/kernel"
@@ -16,9 +18,14 @@ type KV struct {
 	Payload []byte   // laid out as Shape says
 	Len     int      // tokens filled, from the first on
 
-	// Layer, if not nil, is called before the bytes of a layer are read, and returns when they are there. An error ends the
-	// computation.
-	Layer func(layer int) error
+	Layers Layers // nil: Payload is all there
+}
+
+// Layers are those of a KV that are still to be read. Layer is called before a layer's bytes are used, and returns when they are there; an
+// error ends the computation. Ahead is called earlier for the layers below to, and does not wait. Of one KV neither is called twice at a time.
+type Layers interface {
+	Ahead(from, to int)
+	Layer(layer int) error
 }
 
 // NewKV makes an empty KV with room for n tokens.
@@ -78,6 +85,7 @@ type Workspace struct {
 	queries         []attention.Queries
 	segments        []attention.Segment
 	rowsTask        rowsTask
+	reading         readTask
 	layerIndex      int
 }
 
@@ -189,6 +197,7 @@ func (w *Workspace) pass() error {
 		return nil
 	}
 	w.reserve()
+	w.reading.from, w.reading.to = 0, 0
 	for i := range w.parts {
 		p := &w.parts[i]
 		m.rope.Reach(p.past + p.local + p.rows)
@@ -198,10 +207,10 @@ func (w *Workspace) pass() error {
 	}
 	for i := range m.layers {
 		w.layerIndex = i
-		if err := w.attention(&m.layers[i]); err != nil {
+		if err := w.read(); err != nil {
 			return err
 		}
-		if w.rows == 0 {
+		if w.attention(&m.layers[i]); w.rows == 0 {
 			return nil // nobody wants logits: with the last layer's keys and values all is done
 		}
 		w.feedForward(&m.layers[i])
@@ -210,8 +219,54 @@ func (w *Workspace) pass() error {
 	return nil
 }
 
+// firstAhead is how many layers the disk is asked for at first; then for twice as many whenever the computation gets to what it was
+// asked for last. So computing begins soon, and most is read in long pieces.
+const firstAhead = 2
+
+// read waits for the layer's bytes of the blocks that are attended to, and asks for those of a later one.
+func (w *Workspace) read() error {
+	t := &w.reading
+	t.layer, t.kvs = w.layerIndex, t.kvs[:0]
+	for i := range w.parts {
+		for _, b := range w.parts[i].seq.Past {
+			if b.Layers != nil && !slices.Contains(t.kvs, b) {
+				t.kvs = append(t.kvs, b)
+			}
+		}
+	}
+	if len(t.kvs) == 0 {
+		return nil
+	}
+	t.errs = append(t.errs[:0], make([]error, len(t.kvs))...)
+	t.wait = false
+	for t.layer >= t.from && t.to < w.model.Layers {
+		t.from, t.to = t.to, min(max(firstAhead, t.to+2*(t.to-t.from)), w.model.Layers)
+		w.pool.Run(len(t.kvs), t)
+	}
+	t.wait = true
+	w.pool.Run(len(t.kvs), t)
+	return errors.Join(t.errs...)
+}
+
+// readTask asks for, or waits for, a layer of some blocks.
+type readTask struct {
+	kvs      []*KV
+	errs     []error
+	layer    int
+	from, to int // the layers that were asked for last
+	wait     bool
+}
+
+func (t *readTask) Do(_, i int) {
+	if t.wait {
+		t.errs[i] = t.kvs[i].Layers.Layer(t.layer)
+	} else {
+		t.kvs[i].Layers.Ahead(t.from, t.to)
+	}
+}
+
 // attention adds the layer's attention to the hidden state, and stores the new keys and values.
-func (w *Workspace) attention(l *layer) error {
+func (w *Workspace) attention(l *layer) {
 	m := w.model
 	w.each(normAttention)
 	query, key, value := projection{w.query, &l.query}, projection{w.key, &l.key}, projection{w.value, &l.value}
@@ -222,7 +277,7 @@ func (w *Workspace) attention(l *layer) error {
 		w.multiply(w.normed, false, key, value)
 		w.each(storeKV)
 		if w.keepWanted(); w.rows == 0 {
-			return nil
+			return
 		}
 		w.multiply(w.normed, false, query)
 	}
@@ -235,11 +290,6 @@ func (w *Workspace) attention(l *layer) error {
 		first := len(w.segments)
 		offset := 0
 		for _, b := range p.seq.Past {
-			if b.Layer != nil {
-				if err := b.Layer(w.layerIndex); err != nil {
-					return err
-				}
-			}
 			at := offset
 			if p.seq.Unmoved {
 				at = 0
@@ -260,7 +310,6 @@ func (w *Workspace) attention(l *layer) error {
 	if l.attentionOutBias != nil {
 		kernel.AddRows(w.hidden[:w.rows*m.Hidden], l.attentionOutBias)
 	}
-	return nil
 }
 
 // keepWanted leaves of the batch the rows whose logits are wanted: behind the last layer's keys and values nothing else of

@@ -81,7 +81,7 @@ func (OS) Map(path string) (*Mapping, error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return nil, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
-	m := &Mapping{Info: infoOf(filepath.Base(path), &st), unmap: unix.Munmap, populate: populate}
+	m := &Mapping{Info: infoOf(filepath.Base(path), &st), unmap: unix.Munmap, ahead: ahead}
 	switch {
 	case uint32(st.Mode)&unix.S_IFMT != unix.S_IFREG:
 		return nil, &fs.PathError{Op: "map", Path: path, Err: errors.New("not a regular file")}
@@ -94,8 +94,12 @@ func (OS) Map(path string) (*Mapping, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "map", Path: path, Err: err}
 	}
+	_ = unix.Madvise(m.Data, unix.MADV_RANDOM) // what is to be read is told by Ahead, in the order in which it is needed
 	return m, nil
 }
+
+// ahead asks for pages without waiting for them.
+func ahead(pages []byte) { _ = unix.Madvise(pages, unix.MADV_WILLNEED) }
 
 func (OS) Rename(from, to string) error { return os.Rename(from, to) }
 

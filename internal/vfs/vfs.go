@@ -58,17 +58,16 @@ type Info struct {
 
 // Mapping is the bytes of a file, to be read only.
 type Mapping struct {
-	Data     []byte
-	Info     Info
-	unmap    func([]byte) error
-	populate func([]byte)
+	Data  []byte
+	Info  Info
+	unmap func([]byte) error
+	ahead func([]byte)
 }
 
-// Populate reads bytes from to to of the file into memory. A goroutine that waits for the disk here leaves its processor to others;
-// one that waits in the middle of reading Data does not. What cannot be read is found out by who reads Data.
-func (m *Mapping) Populate(from, to int) {
-	if m.populate != nil && from < to {
-		m.populate(m.Data[from/pageBytes*pageBytes : to])
+// Ahead has the disk bring bytes from to to of the file, while the caller goes on. What cannot be read is found out by who reads Data.
+func (m *Mapping) Ahead(from, to int) {
+	if to = min(to, len(m.Data)); m.ahead != nil && from < to {
+		m.ahead(m.Data[from/pageBytes*pageBytes : to])
 	}
 }
 
