@@ -18,7 +18,7 @@ import (
 
 // A checkpoint is one file: checkpointMagic, the length of a header as 8 bytes, the header in JSON, the values of what is trained, their
 // gradients, first and second moments as float32, all little-endian, and the BLAKE3 of all before it.
-const checkpointMagic = "tessera-train/1\n"
+const checkpointMagic = "tessera-train/2\n"
 
 // checkpointHeader is what must be as it was for training to go on, and the steps made.
 type checkpointHeader struct {
@@ -30,6 +30,8 @@ type checkpointHeader struct {
 
 	Underway Step
 	Learnt   int
+
+	Validations []Validation
 }
 
 func (t *Trainer) header() checkpointHeader {
@@ -38,7 +40,7 @@ func (t *Trainer) header() checkpointHeader {
 		fmt.Fprintf(names, "%s%v ", p.name, p.shape)
 	}
 	trained := fmt.Sprintf("%d tensors of %d values, %x", len(t.net.params.list), len(t.net.params.values), names.Sum(nil)[:8])
-	return checkpointHeader{t.Options, fmt.Sprintf("%x", t.fingerprint), trained, kernel.Path(), t.steps, t.underway, t.learnt}
+	return checkpointHeader{t.Options, fmt.Sprintf("%x", t.fingerprint), trained, kernel.Path(), t.steps, t.underway, t.learnt, t.validations}
 }
 
 // save replaces the file at path by the present state; it survives a power cut when save returns. A save that fails leaves the file as it
@@ -146,7 +148,7 @@ func (t *Trainer) resume(files vfs.FS, path string) error {
 	for _, part := range [][]float32{p.values, p.grads, p.first, p.second} {
 		data = data[copy(bytesOf(part), data):]
 	}
-	t.steps, t.underway, t.learnt = was.Steps, was.Underway, was.Learnt
+	t.steps, t.underway, t.learnt, t.validations = was.Steps, was.Underway, was.Learnt, was.Validations
 	t.net.repack(t.pool)
 	return nil
 }

@@ -11,14 +11,6 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 )
 
-// A Validation is the mean loss of the examples held out, after so many steps.
-type Validation struct {
-	Step  int     `json:"step"`
-	Full  float64 `json:"full"`
-	Block float64 `json:"block"`
-	Kept  float64 `json:"kept"` // KL(base ‖ full) of a token, on samples that are to be kept
-}
-
 // WriteFigure draws the losses of a run in format "svg" or "png": steps as lines, smoothed, and validations as points.
 func WriteFigure(w io.Writer, format string, steps []Step, validations []Validation) error {
 	p := plot.New()

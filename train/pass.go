@@ -5,7 +5,8 @@ import (
 )
 
 // A pass takes one sample through the network and back: forward, then what the loss makes of logits, then backward, each once. Its memory
-// is that of the longest sample so far and serves all further ones; backward overwrites what forward kept.
+// is that of the longest sample so far and serves all further ones; backward overwrites what forward kept. Where the activations of all
+// layers would take more than limit, the layers share those of one, and backward computes each layer's anew from its input.
 type pass struct {
 	net             *network
 	pool            *kernel.Pool
@@ -21,7 +22,9 @@ type pass struct {
 	base   bool  // forward goes without changes
 	rows   []int // whose logits are computed, each once; those with a gradient first
 
-	room, rowsRoom int // tokens and rows that there is memory for
+	limit          int64 // bytes of activations; 0: none
+	room, rowsRoom int   // tokens and rows that there is memory for
+	shared         bool  // one layer's activations serve all
 	layers         []activations
 	output         []float32 // [T × C], the hidden state behind the last layer
 
@@ -65,20 +68,7 @@ func (p *pass) forward(tokens []int32, blocks, rows []int) {
 	n.turnBack.Reach(len(tokens))
 	p.each(embed, nil, &p.layers[0], nil)
 	for i := range n.layers {
-		l, a := &n.layers[i], &p.layers[i]
-		next := p.output
-		if i+1 < len(n.layers) {
-			next = p.layers[i+1].input
-		}
-		p.each(normAttention, l, a, nil)
-		p.multiply(p.normed, false, product{&l.query, a.query}, product{&l.key, a.key}, product{&l.value, a.value})
-		p.each(turn, l, a, nil)
-		p.attend.forward(p.pool, a)
-		p.multiply(a.attended, true, product{&l.attentionOut, a.middle})
-		p.each(normFeedForward, l, a, nil)
-		p.multiply(p.normed, false, product{&l.gate, a.gate}, product{&l.up, a.up})
-		p.each(swiGLU, l, a, next)
-		p.multiply(p.hidden, true, product{&l.down, next})
+		p.forwardLayer(i)
 	}
 	c := n.Hidden
 	for i, row := range rows {
@@ -86,6 +76,24 @@ func (p *pass) forward(tokens []int32, blocks, rows []int) {
 	}
 	kernel.RMSNorm(p.normedRows[:len(rows)*c], p.last[:len(rows)*c], n.norm.value, n.NormEpsilon)
 	p.multiplyRows(len(rows), p.normedRows, false, product{&n.output, p.logits})
+}
+
+// forwardLayer fills a layer's activations from its input, and writes what it makes of that to the next layer's.
+func (p *pass) forwardLayer(i int) {
+	l, a := &p.net.layers[i], &p.layers[i]
+	next := p.output
+	if i+1 < len(p.layers) {
+		next = p.layers[i+1].input
+	}
+	p.each(normAttention, l, a, nil)
+	p.multiply(p.normed, false, product{&l.query, a.query}, product{&l.key, a.key}, product{&l.value, a.value})
+	p.each(turn, l, a, nil)
+	p.attend.forward(p.pool, a)
+	p.multiply(a.attended, true, product{&l.attentionOut, a.middle})
+	p.each(normFeedForward, l, a, nil)
+	p.multiply(p.normed, false, product{&l.gate, a.gate}, product{&l.up, a.up})
+	p.each(swiGLU, l, a, next)
+	p.multiply(p.hidden, true, product{&l.down, next})
 }
 
 // backward adds to the gradients of what is trained, from that of the logits of the first rows, as many as wanted.
@@ -102,6 +110,9 @@ func (p *pass) backward(wanted int) {
 	rows := len(p.tokens)
 	for i := len(n.layers) - 1; i >= 0; i-- {
 		l, a := &n.layers[i], &p.layers[i]
+		if p.shared && i < len(n.layers)-1 {
+			p.forwardLayer(i)
+		}
 		down := product{&l.down, p.dx}
 		p.takeBack(rows, p.hidden, down)
 		p.each(swiGLUGradient, l, a, nil)
@@ -222,12 +233,16 @@ func (p *pass) run() {
 func (p *pass) reserve() {
 	n := p.net
 	if t := len(p.tokens); t > p.room {
-		p.room = t
+		p.room, p.shared = t, p.limit > 0 && n.activationBytes(t, false) > p.limit
 		query, key := n.Heads*n.HeadDim, n.KVHeads*n.HeadDim
 		var wanted arena
 		for i := range p.layers {
 			a := &p.layers[i]
-			wanted.add(&a.input, t*n.Hidden).add(&a.query, t*query).add(&a.key, t*key).add(&a.value, t*key).add(&a.attended, t*query).
+			wanted.add(&a.input, t*n.Hidden)
+			if p.shared && i > 0 {
+				continue
+			}
+			wanted.add(&a.query, t*query).add(&a.key, t*key).add(&a.value, t*key).add(&a.attended, t*query).
 				add(&a.logSum, t*n.Heads).add(&a.middle, t*n.Hidden).add(&a.gate, t*n.FeedForward).add(&a.up, t*n.FeedForward)
 		}
 		wanted.add(&p.output, t*n.Hidden).add(&p.normed, t*n.Hidden).add(&p.dnormed, t*n.Hidden).add(&p.dx, t*n.Hidden).
@@ -239,6 +254,13 @@ func (p *pass) reserve() {
 			}
 		}
 		wanted.take()
+		if p.shared {
+			for i := range p.layers[1:] {
+				input := p.layers[i+1].input
+				p.layers[i+1] = p.layers[0]
+				p.layers[i+1].input = input
+			}
+		}
 	}
 	if rows := len(p.rows); rows > p.rowsRoom {
 		p.rowsRoom = rows
@@ -246,6 +268,15 @@ func (p *pass) reserve() {
 		wanted.add(&p.last, rows*n.Hidden).add(&p.normedRows, rows*n.Hidden).add(&p.dlast, rows*n.Hidden).add(&p.logits, rows*n.Vocabulary)
 		wanted.take()
 	}
+}
+
+// activationBytes is what the layers' activations of so many tokens take.
+func (n *network) activationBytes(tokens int, shared bool) int64 {
+	one := 2*n.Heads*n.HeadDim + 2*n.KVHeads*n.HeadDim + n.Heads + n.Hidden + 2*n.FeedForward
+	if !shared {
+		one *= n.Layers
+	}
+	return 4 * int64(tokens) * int64(n.Layers*n.Hidden+one)
 }
 
 // An arena is slices that are given memory in one piece.

@@ -40,6 +40,7 @@ type Trainer struct {
 	steps       []Step   // all that were made
 	underway    Step     // the next one, of which learnt samples are in the gradients
 	learnt      int
+	validations []Validation
 
 	rows    []int // of the sample that is learnt: those with logits
 	targets []int32
@@ -102,6 +103,10 @@ func New(file *weights.File, adapter *weights.Adapter, o Options) (*Trainer, err
 	t.optimizer = optimizer{params: &net.params, pool: pool}
 	return t, nil
 }
+
+// LimitMemory bounds what a sample's activations take, in bytes: where they would take more, layers are computed twice, and a sample that
+// does not fit even so is an error. It has no say in the result. To be called before the first sample.
+func (t *Trainer) LimitMemory(bytes int64) { t.pass.limit = bytes }
 
 // Close ends the workers.
 func (t *Trainer) Close() { t.pool.Close() }
@@ -174,6 +179,20 @@ const saveEvery = 45 * time.Second
 
 // Done are the steps made so far.
 func (t *Trainer) Done() []Step { return t.steps }
+
+// A Validation is what samples that are held out came to, after so many steps.
+type Validation struct {
+	Step  int     `json:"step"`
+	Full  float64 `json:"full"` // the mean -ln p of a target, in full mode
+	Block float64 `json:"block"`
+	Kept  float64 `json:"kept"` // KL(base ‖ full) of a token, on samples that are to be kept
+}
+
+// Validated notes a validation; it is kept with the state.
+func (t *Trainer) Validated(v Validation) { t.validations = append(t.validations, v) }
+
+// Validations are those noted so far.
+func (t *Trainer) Validations() []Validation { return t.validations }
 
 // A Step is what one step came to, before it changed the weights.
 type Step struct {
@@ -406,6 +425,9 @@ func (t *Trainer) check(s *Sample) error {
 		if id < 0 || int(id) >= t.net.Vocabulary {
 			return fmt.Errorf("token %d is %d; the vocabulary has 0 to %d", i, id, t.net.Vocabulary-1)
 		}
+	}
+	if need := t.net.activationBytes(total, true); t.pass.limit > 0 && need > t.pass.limit {
+		return fmt.Errorf("%d tokens take %d MiB of memory, even with each layer computed twice, and there are %d; shorter samples take less", total, need>>20, t.pass.limit>>20)
 	}
 	before := 0
 	for _, i := range s.Targets {

@@ -268,6 +268,44 @@ func TestRun_AnyThreads_SameBits(t *testing.T) {
 	}
 }
 
+// Where the activations of all layers do not fit, layers are computed twice, to the same bits; what does not fit even then is an error.
+func TestRun_LittleMemory_SameBits(t *testing.T) {
+	for _, lora := range []bool{false, true} {
+		file := tiny(t, "tiny-tied.gguf")
+		var a *weights.Adapter
+		if lora {
+			a = tinyAdapter(t, file)
+		}
+		o := options(Dual, 2)
+		o.Distill, o.Steps = 1, 3
+		longest := 0
+		for i := range o.Steps * o.Batch {
+			s, _ := tinySample(i)
+			longest = max(longest, len(s.Tokens))
+		}
+		roomy := newTrainer(t, file, a, o)
+		limit := roomy.net.activationBytes(longest, true)
+		scarce := newTrainer(t, file, a, o)
+		scarce.LimitMemory(limit)
+		for _, tr := range []*Trainer{roomy, scarce} {
+			if err := tr.Run(t.Context(), tinySample, "", func(Step) {}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !scarce.pass.shared || roomy.pass.shared {
+			t.Fatalf("layers share memory: %v with little of it, %v with enough", scarce.pass.shared, roomy.pass.shared)
+		}
+		if !slices.Equal(scarce.net.params.values, roomy.net.params.values) {
+			t.Errorf("LoRA %v: other weights with little memory", lora)
+		}
+		short := newTrainer(t, file, a, o)
+		short.LimitMemory(limit - 1)
+		if err := short.Run(t.Context(), tinySample, "", func(Step) {}); err == nil || !strings.Contains(err.Error(), "shorter samples take less") {
+			t.Errorf("a byte less: %v, want an error that says what helps", err)
+		}
+	}
+}
+
 // A training interrupted after any step and resumed, by another Trainer, ends with the bits of one that was not.
 func TestRun_Resumed_SameBits(t *testing.T) {
 	file := tiny(t, "tiny-untied.gguf")

@@ -34,6 +34,7 @@ type trainFlags struct {
 	data      []string
 	instruct  []string
 	out       string
+	full      bool
 	rank      int
 	alpha     float64
 	targets   []string
@@ -42,6 +43,7 @@ type trainFlags struct {
 	keep      float64
 	validate  int
 	every     int
+	patience  int
 	snapshots bool
 	plot      string
 	merge     string
@@ -56,7 +58,8 @@ func trainCommand() *cobra.Command {
 		Use:   "train --data FILE… --out ADAPTER.gguf",
 		Short: "Block fine-tuning: train an adapter that answers in block mode as in full mode",
 		Long: `Train a low-rank adapter (LoRA) for Block-Attention on questions with passages, and write it as GGUF: its loss is that of the answer,
-with every passage attending to itself alone (block mode), with ordinary attention (full mode), or both.
+with every passage attending to itself alone (block mode), with ordinary attention (full mode), or both. With --full, train all of the
+model's weights, and write a model.
 
 FILE is what 'tessera eval' reads. Questions that it marks as other than "train" are refused.
 
@@ -69,6 +72,7 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 	flags.StringArrayVar(&f.data, "data", nil, "file of questions; several times for several")
 	flags.StringArrayVar(&f.instruct, "instruct", nil, `file of {"instruction","input","output"} lines, on which the model is to stay as it is`)
 	flags.StringVarP(&f.out, "out", "o", "", "the adapter's file")
+	flags.BoolVar(&f.full, "full", false, "train all weights, in float32, instead of an adapter; --out is the model, --lr 5e-5 and --keep 0 then")
 	flags.IntVar(&f.rank, "rank", 16, "rank of the adapter")
 	flags.Float64Var(&f.alpha, "alpha", 32, "alpha of the adapter: its changes are scaled by alpha/rank")
 	flags.StringSliceVar(&f.targets, "targets", nil, "matrices that are changed (default "+strings.Join(train.Targets, ",")+")")
@@ -88,17 +92,32 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 	flags.Uint64Var(&f.options.Seed, "seed", 1, "of all that is drawn")
 	flags.IntVar(&f.validate, "validate", 24, "examples held out for validation; 0: none")
 	flags.IntVar(&f.every, "validate-every", 50, "steps between validations")
+	flags.IntVar(&f.patience, "patience", 0, "end after so many validations without a lower loss in block mode, and keep what had the lowest; 0: never")
 	flags.BoolVar(&f.snapshots, "snapshots", false, "write the adapter at every validation, too, as ADAPTER.stepN.gguf")
 	flags.StringVar(&f.plot, "plot", "", "draw the losses to this file, .svg or .png")
 	flags.StringVar(&f.merge, "merge", "", "write the model with the adapter in its matrices (as Q8_0) to this file, too")
 	flags.StringVar(&f.export, "export", "", "train nothing: write the samples of all steps to this file, as JSON Lines of tokens, blocks and targets")
 	flags.BoolVar(&f.asJSON, "json", false, "print one JSON document")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if f.full {
+			if !cmd.Flags().Changed("lr") {
+				f.options.LearningRate = 5e-5
+			}
+			if !cmd.Flags().Changed("keep") {
+				f.keep = 0
+			}
+		}
 		switch {
 		case len(f.data) == 0:
 			return &usageError{errors.New("no questions: want --data FILE")}
 		case f.out == "" && f.export == "":
 			return &usageError{errors.New("no place for the adapter: want --out FILE.gguf")}
+		case f.full && f.merge != "":
+			return &usageError{errors.New("--merge: puts an adapter into a model; with --full there is none")}
+		case f.full && f.keep > 0:
+			return &usageError{errors.New("--keep: compares with the model without the adapter; with --full there is none: want --keep 0")}
+		case f.patience < 0 || f.patience > 0 && f.validate == 0:
+			return &usageError{fmt.Errorf("--patience %d --validate %d: want at least 0, and something to validate on", f.patience, f.validate)}
 		case f.keep < 0 || f.keep >= 1:
 			return &usageError{fmt.Errorf("--keep %v: want a share from 0 to less than 1", f.keep)}
 		case f.validate < 0 || f.every < 1:
@@ -121,7 +140,7 @@ type trainReport struct {
 	Options     train.Options      `json:"options"`
 	Examples    int                `json:"examples"`
 	Steps       []train.Step       `json:"steps"`
-	Validations []train.Validation `json:"validations"` // of this run; one that went on lacks the earlier ones
+	Validations []train.Validation `json:"validations"`
 	Seconds     float64            `json:"seconds"`
 }
 
@@ -143,9 +162,11 @@ func runTrain(cmd *cobra.Command, f *trainFlags) (err error) {
 	if f.export != "" {
 		return exportSamples(cmd, f, curriculum)
 	}
-	adapter, err := train.NewAdapter(file, f.rank, float32(f.alpha), f.targets, f.options.Seed)
-	if err != nil {
-		return err
+	var adapter *weights.Adapter
+	if !f.full {
+		if adapter, err = train.NewAdapter(file, f.rank, float32(f.alpha), f.targets, f.options.Seed); err != nil {
+			return err
+		}
 	}
 	f.options.Threads = runtime.GOMAXPROCS(0)
 	t, err := train.New(file, adapter, f.options)
@@ -153,20 +174,23 @@ func runTrain(cmd *cobra.Command, f *trainFlags) (err error) {
 		return err
 	}
 	defer t.Close()
+	t.LimitMemory(freeMemory() / 2) // there is more than activations
 
 	report := &trainReport{Schema: 1, Adapter: f.out, Options: f.options, Examples: len(curriculum.Examples)}
-	err = f.run(cmd, t, curriculum, held, report)
+	err = f.run(cmd, t, file, curriculum, held)
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("ended after step %d of %d; the same command goes on from there", len(t.Done()), f.options.Steps)
 	}
 	if err != nil {
 		return err
 	}
-	if err := t.Adapter().WriteGGUF(f.out, kernel.F16); err != nil {
-		return err
+	if f.patience == 0 { // else it is what had the lowest loss
+		if err := f.write(t, file, f.out); err != nil {
+			return err
+		}
 	}
-	report.Steps, report.Seconds = t.Done(), time.Since(begin).Seconds()
-	if err := f.drawAndMerge(cmd, file, t.Adapter(), report); err != nil {
+	report.Steps, report.Validations, report.Seconds = t.Done(), t.Validations(), time.Since(begin).Seconds()
+	if err := f.drawAndMerge(cmd, file, report); err != nil {
 		return err
 	}
 	if f.asJSON {
@@ -176,11 +200,23 @@ func runTrain(cmd *cobra.Command, f *trainFlags) (err error) {
 	return err
 }
 
+// write writes what was trained, as it is now.
+func (f *trainFlags) write(t *train.Trainer, file *weights.File, path string) error {
+	if f.full {
+		return t.WriteModel(path, file)
+	}
+	return t.Adapter().WriteGGUF(path, kernel.F16)
+}
+
 // drawAndMerge writes what --plot and --merge ask for.
-func (f *trainFlags) drawAndMerge(cmd *cobra.Command, file *weights.File, a *weights.Adapter, report *trainReport) (err error) {
+func (f *trainFlags) drawAndMerge(cmd *cobra.Command, file *weights.File, report *trainReport) (err error) {
 	if f.merge != "" {
+		a, err := weights.OpenAdapter(f.out, file)
+		if err != nil {
+			return err
+		}
 		bar := newProgress(cmd.ErrOrStderr(), "writing "+filepath.Base(f.merge), false)
-		err := file.Merge(cmd.Context(), f.merge, a, kernel.Q8_0, func(done, total int) { bar.set(int64(done), int64(total)) })
+		err = file.Merge(cmd.Context(), f.merge, a, kernel.Q8_0, func(done, total int) { bar.set(int64(done), int64(total)) })
 		bar.clear()
 		if err != nil {
 			return err
@@ -231,39 +267,80 @@ func exportSamples(cmd *cobra.Command, f *trainFlags, c *train.Curriculum) (err 
 	return w.Flush()
 }
 
-// run trains to the end, and validates on the way.
-func (f *trainFlags) run(cmd *cobra.Command, t *train.Trainer, c, held *train.Curriculum, report *trainReport) error {
+// run trains to the end, and validates before the first step and on the way.
+func (f *trainFlags) run(cmd *cobra.Command, t *train.Trainer, file *weights.File, c, held *train.Curriculum) error {
 	bar := newProgress(cmd.ErrOrStderr(), "training", false)
 	defer bar.clear()
-	var invalid error
-	ctx, stop := context.WithCancel(cmd.Context())
-	defer stop()
+	ctx, end := context.WithCancelCause(cmd.Context())
+	defer end(nil)
+	check := func(step int) error {
+		if err := f.validateAt(cmd, t, file, held, step); err != nil {
+			return err
+		}
+		if f.patience > 0 && sinceLowest(t.Validations()) >= f.patience {
+			return errEnough
+		}
+		return nil
+	}
 	began, tokens := time.Now(), 0
-	err := t.Run(ctx, c.Sample, f.out+".state", func(s train.Step) {
+	err := t.Run(ctx, func(i int) (train.Sample, error) {
+		if i == 0 && len(held.Examples) > 0 && len(t.Validations()) == 0 {
+			if err := check(0); err != nil {
+				return train.Sample{}, err
+			}
+		}
+		return c.Sample(i)
+	}, f.out+".state", func(s train.Step) {
 		tokens += s.Tokens
 		bar.clear()
 		fmt.Fprintf(cmd.ErrOrStderr(), "step %d of %d: %s, gradient %.2f, rate %.1e, %.0f tokens/s\n", s.Step, f.options.Steps, losses(s), s.Norm, s.Rate, float64(tokens)/time.Since(began).Seconds())
 		bar.set(int64(s.Step), int64(f.options.Steps))
 		if len(held.Examples) > 0 && (s.Step%f.every == 0 || s.Step == f.options.Steps) {
-			v, err := validate(t, held, s.Step)
-			if err != nil {
-				invalid = err
-				stop()
-				return
-			}
-			report.Validations = append(report.Validations, v)
-			fmt.Fprintf(cmd.ErrOrStderr(), "held out: full %.3f, block %.3f, kept %.4f\n", v.Full, v.Block, v.Kept)
-			if f.snapshots {
-				if invalid = t.Adapter().WriteGGUF(fmt.Sprintf("%s.step%d.gguf", strings.TrimSuffix(f.out, ".gguf"), s.Step), kernel.F16); invalid != nil {
-					stop()
-				}
+			if err := check(s.Step); err != nil {
+				end(err)
 			}
 		}
 	})
-	if invalid != nil {
-		return invalid
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errEnough):
+		return nil
+	case cause != nil && cmd.Context().Err() == nil:
+		return cause
 	}
 	return err
+}
+
+// errEnough ends a training that has stopped getting better.
+var errEnough = errors.New("the loss in block mode is not getting lower")
+
+// sinceLowest is how many validations there were after the one with the lowest loss in block mode.
+func sinceLowest(list []train.Validation) int {
+	lowest := 0
+	for i, v := range list {
+		if v.Block < list[lowest].Block {
+			lowest = i
+		}
+	}
+	return len(list) - 1 - lowest
+}
+
+// validateAt validates, and writes what --snapshots and --patience ask for.
+func (f *trainFlags) validateAt(cmd *cobra.Command, t *train.Trainer, file *weights.File, held *train.Curriculum, step int) error {
+	v, err := validate(t, held, step, f.keep > 0)
+	if err != nil {
+		return err
+	}
+	t.Validated(v)
+	fmt.Fprintf(cmd.ErrOrStderr(), "held out: full %.3f, block %.3f, kept %.4f\n", v.Full, v.Block, v.Kept)
+	if f.snapshots && step > 0 {
+		if err := f.write(t, file, fmt.Sprintf("%s.step%d.gguf", strings.TrimSuffix(f.out, ".gguf"), step)); err != nil {
+			return err
+		}
+	}
+	if f.patience > 0 && sinceLowest(t.Validations()) == 0 {
+		return f.write(t, file, f.out)
+	}
+	return nil
 }
 
 func losses(s train.Step) string {
@@ -282,7 +359,7 @@ func losses(s train.Step) string {
 // keptValidated is how many samples validation takes on which the model is to stay as it is.
 const keptValidated = 16
 
-func validate(t *train.Trainer, held *train.Curriculum, step int) (v train.Validation, err error) {
+func validate(t *train.Trainer, held *train.Curriculum, step int, keep bool) (v train.Validation, err error) {
 	v.Step = step
 	for i := range held.Examples {
 		s, err := held.Sample(i)
@@ -299,6 +376,9 @@ func validate(t *train.Trainer, held *train.Curriculum, step int) (v train.Valid
 			}
 			*m.sum += loss / float64(len(held.Examples))
 		}
+	}
+	if !keep {
+		return v, nil
 	}
 	kept := *held
 	kept.Keep = 1
