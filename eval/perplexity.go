@@ -54,7 +54,38 @@ func MeasurePerplexity(ctx context.Context, m *model.Model, w *model.Workspace, 
 		}
 		progress((i+1)*window, windows*window)
 	}
+	return p.mean(), nil
+}
+
+// An Answered is a prompt with an answer: those of Tokens from the From-th on.
+type Answered struct {
+	Tokens []int32
+	From   int
+}
+
+// MeasureAnswers scores answers alone, each after its prompt with full attention.
+func MeasureAnswers(ctx context.Context, m *model.Model, w *model.Workspace, t kv.Type, list []Answered, progress func(done, total int)) (Perplexity, error) {
+	p := Perplexity{Schema: 1}
+	for i, a := range list {
+		if len(a.Tokens) > m.Context {
+			return Perplexity{}, fmt.Errorf("prompt %d with its answer has %d tokens, but the model's context is %d", i+1, len(a.Tokens), m.Context)
+		}
+		seq := model.Sequence{Tokens: a.Tokens[:len(a.Tokens)-1], KV: m.NewKV(t, len(a.Tokens)-1), LogitsFrom: a.From - 1}
+		seq.Logits = func(j int, logits []float32) {
+			p.NLL += kernel.LogSumExp(logits) - float64(logits[a.Tokens[j+1]])
+			p.Tokens++
+		}
+		if err := w.Forward(ctx, []model.Sequence{seq}, nil); err != nil {
+			return Perplexity{}, err
+		}
+		progress(i+1, len(list))
+	}
+	return p.mean(), nil
+}
+
+// mean makes of a sum what p is to be.
+func (p Perplexity) mean() Perplexity {
 	p.NLL /= float64(p.Tokens)
 	p.PPL = math.Exp(p.NLL)
-	return p, nil
+	return p
 }

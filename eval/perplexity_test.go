@@ -89,6 +89,30 @@ func TestPerplexity_IsTheMeanOverSecondHalves(t *testing.T) {
 	}
 }
 
+// The answers' tokens and no others, each prompt by itself.
+func TestMeasureAnswers_IsTheMeanOverAnswers(t *testing.T) {
+	m, w := open(t, testenv.Tiny("tiny-tied.gguf"))
+	list := []Answered{{[]int32{3, 1, 4, 1, 5, 9, 2, 6}, 5}, {[]int32{5, 3, 5}, 1}}
+	var nll float64
+	tokens := 0
+	for _, a := range list {
+		s, err := ScoreCase(context.Background(), m, w, kv.F32, &Case{IDs: a.Tokens, First: a.From - 1}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range s.NextLogprob {
+			nll, tokens = nll-l, tokens+1
+		}
+	}
+	p, err := MeasureAnswers(context.Background(), m, w, kv.F32, list, func(int, int) {})
+	if want := nll / float64(tokens); err != nil || p.Tokens != 5 || math.Abs(p.NLL-want) > 1e-6 || math.Abs(p.PPL-math.Exp(want)) > 1e-3 {
+		t.Errorf("got %+v, %v, want NLL %v over 5 tokens", p, err, want)
+	}
+	if _, err := MeasureAnswers(context.Background(), m, w, kv.F32, []Answered{{make([]int32, 513), 5}}, nil); err == nil || !strings.Contains(err.Error(), "context is 512") {
+		t.Errorf("an answer beyond the context: %v", err)
+	}
+}
+
 func TestPerplexity_WindowThatDoesNotFit_IsAnError(t *testing.T) {
 	path := testenv.Tiny("tiny-tied.gguf")
 	m, w := open(t, path)

@@ -137,6 +137,15 @@ func (e *Example) choose(rng *rand.Rand, k int) []int {
 	return chosen
 }
 
+// Build is the sample of an example with all its documents, in their order.
+func (c *Curriculum) Build(e *Example) (Sample, error) {
+	all := make([]int, len(e.Documents))
+	for i := range all {
+		all[i] = i
+	}
+	return c.build(e, all)
+}
+
 // build is the prompt as inference builds it, the answer and its end.
 func (c *Curriculum) build(e *Example, chosen []int) (s Sample, err error) {
 	docs := make([]prompt.Document, len(chosen))

@@ -396,12 +396,35 @@ func validate(t *train.Trainer, held *train.Curriculum, step int, keep bool) (v 
 	return v, nil
 }
 
+// newCurriculum makes samples as the model in file wants them; what they are made of is still to come.
+func newCurriculum(file *weights.File) (*train.Curriculum, error) {
+	vocab, err := file.Vocab()
+	if err != nil {
+		return nil, err
+	}
+	c := &train.Curriculum{}
+	if c.Tokenizer, err = tokenizer.New(vocab); err != nil {
+		return nil, err
+	}
+	source, _ := file.ChatTemplate()
+	if c.Template, err = prompt.New(source, c.Tokenizer, vocab.EOS); err != nil {
+		return nil, err
+	}
+	if c.End = vocab.EOT; c.End < 0 {
+		c.End = vocab.EOS
+	}
+	return c, nil
+}
+
 // instructionsHeld: one of so many instructions is held out.
 const instructionsHeld = 50
 
 // curricula are what is trained on and what is held out.
 func (f *trainFlags) curricula(file *weights.File) (c, held *train.Curriculum, err error) {
-	c = &train.Curriculum{MaxTokens: f.maxTokens, Samples: f.options.Steps * f.options.Batch, Keep: f.keep, Seed: f.options.Seed}
+	if c, err = newCurriculum(file); err != nil {
+		return nil, nil, err
+	}
+	c.MaxTokens, c.Samples, c.Keep, c.Seed = f.maxTokens, f.options.Steps*f.options.Batch, f.keep, f.options.Seed
 	for _, stretch := range strings.Split(f.passages, ",") {
 		var r train.Range
 		if n, err := fmt.Sscanf(stretch, "%d-%d", &r.Fewest, &r.Most); n == 1 {
@@ -413,20 +436,6 @@ func (f *trainFlags) curricula(file *weights.File) (c, held *train.Curriculum, e
 			return nil, nil, &usageError{fmt.Errorf("--passages %q: want at least 1, and the larger number last", stretch)}
 		}
 		c.Documents = append(c.Documents, r)
-	}
-	vocab, err := file.Vocab()
-	if err != nil {
-		return nil, nil, err
-	}
-	if c.Tokenizer, err = tokenizer.New(vocab); err != nil {
-		return nil, nil, err
-	}
-	source, _ := file.ChatTemplate()
-	if c.Template, err = prompt.New(source, c.Tokenizer, vocab.EOS); err != nil {
-		return nil, nil, err
-	}
-	if c.End = vocab.EOT; c.End < 0 {
-		c.End = vocab.EOS
 	}
 	for _, path := range f.data {
 		some, err := readExamples(path)
