@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tessera-llm/tessera/kv"
+	"github.com/tessera-llm/tessera/model"
 )
 
 // together runs the functions at the same time and fails where they do not end.
@@ -143,7 +144,7 @@ func TestGenerate_TheOtherRequestFails_ThisOneIsRight(t *testing.T) {
 			if tt.make != nil {
 				tt.make(&failing, cancel)
 			}
-			<-e.turn // nobody computes: the failing request keeps its claims
+			release := e.hold() // nobody computes: the failing request keeps its claims
 			var failed, err error
 			var rec *Receipt
 			together(t,
@@ -159,7 +160,7 @@ func TestGenerate_TheOtherRequestFails_ThisOneIsRight(t *testing.T) {
 					if tt.make == nil {
 						cancel()
 					}
-					e.turn <- struct{}{}
+					release()
 				})
 			cancel()
 			if !tt.want(failed) {
@@ -172,6 +173,24 @@ func TestGenerate_TheOtherRequestFails_ThisOneIsRight(t *testing.T) {
 				t.Errorf("%s, %s: %d claims were left", tt.name, attention, n)
 			}
 		}
+	}
+}
+
+// hold keeps the scheduler from computing until release is called.
+func (r *running) hold() (release func()) {
+	holds, released, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	seq := model.Sequence{Tokens: []int32{1}, KV: r.model.NewKV(kv.F16, 1), Logits: func(int, []float32) {
+		close(holds)
+		<-released
+	}}
+	go func() {
+		defer close(ended)
+		_ = r.scheduler.compute(context.Background(), "", false, []model.Sequence{seq}, nil)
+	}()
+	<-holds
+	return func() {
+		close(released)
+		<-ended
 	}
 }
 

@@ -23,8 +23,7 @@ const (
 	Block Attention = "block" // passages to themselves alone, dependent blocks to all
 )
 
-// An Engine computes with one model over one store. It is safe for concurrent use: requests take turns at the workspace,
-// one forward pass each.
+// An Engine computes with one model over one store. It is safe for concurrent use: a scheduler computes what all requests want together.
 type Engine struct {
 	model  *model.Model
 	tok    *tokenizer.Tokenizer
@@ -32,8 +31,8 @@ type Engine struct {
 	inputs kv.Inputs // what all block ids have in common
 	source string    // the model's file, for errors
 
-	turn chan struct{} // holds one token; who has taken it may use work
-	work *model.Workspace
+	work      *model.Workspace
+	scheduler *scheduler
 
 	claims claims
 }
@@ -56,15 +55,20 @@ func New(m *model.Model, tok *tokenizer.Tokenizer, store *kv.Store, o Options) *
 		inputs: kv.Inputs{Model: o.Fingerprint, Adapter: o.Adapter, Type: o.KV, RoPE: m.RoPEBytes()},
 		source: o.Source,
 		work:   m.NewWorkspace(o.Threads),
-		turn:   make(chan struct{}, 1),
 		claims: claims{pending: map[kv.ID]chan struct{}{}},
 	}
-	e.turn <- struct{}{}
+	e.scheduler = newScheduler(e.work)
 	return e
 }
 
 // Close ends the engine's workers. No request may be under way.
-func (e *Engine) Close() { e.work.Close() }
+func (e *Engine) Close() {
+	e.scheduler.close()
+	e.work.Close()
+}
+
+// Load is how many answers are being generated at the moment, and how many prompts are being computed or wait for that.
+func (e *Engine) Load() (answers, prompts int) { return e.scheduler.load() }
 
 // A Request is one prompt and how to go on from it. The last block is the final block.
 type Request struct {
@@ -153,6 +157,8 @@ func (e *Engine) Generate(ctx context.Context, r Request) (*Receipt, error) {
 		return nil, err
 	}
 	first := time.Now()
+	e.scheduler.begin()
+	defer e.scheduler.end()
 	if err := d.rest(ctx); err != nil {
 		return nil, err
 	}
@@ -187,7 +193,7 @@ func (d *decoding) first(start time.Time) error {
 func (d *decoding) rest(ctx context.Context) error {
 	for d.rec.Finish == "" {
 		seq := []model.Sequence{{Tokens: d.tokens[len(d.tokens)-1:], Past: d.p.past, KV: d.p.final, Logits: d.p.keep}}
-		if err := d.e.forward(ctx, seq, nil); err != nil {
+		if err := d.e.forward(ctx, d.r, true, seq, nil); err != nil {
 			return err
 		}
 		if err := d.choose(); err != nil {
@@ -232,16 +238,10 @@ func (d *decoding) take() error {
 	return nil
 }
 
-// forward runs one batch when the workspace is free. A block file that was cut short under its mapping is an error of this
-// request, and set aside so that the next one computes the block anew.
-func (e *Engine) forward(ctx context.Context, batch []model.Sequence, progress func(int)) error {
-	select {
-	case <-e.turn:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() { e.turn <- struct{}{} }()
-	err := e.work.Forward(ctx, batch, progress)
+// forward computes a batch of the request: the next token of its answer, or some of its prompt. A block file that was cut short under its
+// mapping is an error of this request, and set aside so that the next one computes the block anew.
+func (e *Engine) forward(ctx context.Context, r *Request, token bool, batch []model.Sequence, progress func(int)) error {
+	err := e.scheduler.compute(ctx, string(r.Salt), token, batch, progress)
 	var fault *model.FaultError
 	if !errors.As(err, &fault) {
 		return err

@@ -299,7 +299,7 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 	if r.Progress != nil {
 		progress = func(done int) { r.Progress(done, total) }
 	}
-	if err := e.forward(ctx, batch, progress); err != nil {
+	if err := e.forward(ctx, r, false, batch, progress); err != nil {
 		for _, b := range computed {
 			b.kv = nil
 		}

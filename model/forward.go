@@ -57,9 +57,9 @@ func (e *FaultError) Error() string {
 	return fmt.Sprintf("a mapped file was cut short while it was read (address %#x)", e.Addr)
 }
 
-// maxRows bounds the tokens that pass the layers together, and so the workspace; outputRows those of the output head.
+// MaxRows bounds the tokens that pass the layers together, and so the workspace; outputRows those of the output head.
 const (
-	maxRows    = 512
+	MaxRows    = 512
 	outputRows = 16
 )
 
@@ -167,12 +167,12 @@ func (w *Workspace) check(batch []Sequence) error {
 	return nil
 }
 
-// gather makes the next batch of at most maxRows rows, starting at token from of sequence seq, and returns where it ended.
+// gather makes the next batch of at most MaxRows rows, starting at token from of sequence seq, and returns where it ended.
 func (w *Workspace) gather(batch []Sequence, seq, from int) (int, int) {
 	w.parts, w.rows = w.parts[:0], 0
-	for seq < len(batch) && w.rows < maxRows {
+	for seq < len(batch) && w.rows < MaxRows {
 		s := &batch[seq]
-		n := min(len(s.Tokens)-from, maxRows-w.rows)
+		n := min(len(s.Tokens)-from, MaxRows-w.rows)
 		p := part{seq: s, from: from, row: w.rows, rows: n, local: s.KV.Len}
 		for _, b := range s.Past {
 			p.past += b.Len

@@ -184,7 +184,7 @@ func (o *outcome) sameBits(t *testing.T, name string, want *outcome) {
 }
 
 func TestForward_BatchAndThreads_SameBits(t *testing.T) {
-	// More than maxRows tokens, so that blocks are cut wherever a pass ends. The last one attends to all.
+	// More than MaxRows tokens, so that blocks are cut wherever a pass ends. The last one attends to all.
 	p := plan{
 		lens: []int{1, 5, 100, 300, 250, 17, 513, 21},
 		past: [][]int{nil, nil, nil, nil, nil, nil, nil, {3, 0, 1, 2, 6, 4, 5}},
