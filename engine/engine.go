@@ -78,6 +78,12 @@ type Request struct {
 	MaxTokens int    // tokens generated at most; bounded by the model's context too
 	Salt      []byte // keeps one tenant's blocks from another's
 
+	Logprobs bool // report the answer's tokens with their log-probabilities
+	Likely   int  // and with so many likeliest ones in the place of each
+	Echo     bool // and the final block's tokens but the first, too; MaxTokens may be 0 then
+
+	// Token is given each token that is reported, before the text that it completes. May be nil.
+	Token func(Token)
 	// Emit is given the answer's text as it comes, never half a character; an error from it ends the answer. May be nil.
 	Emit func(text string) error
 	// Progress is told how many of the tokens to be prefilled are done. May be nil.
@@ -132,7 +138,7 @@ func (e *Engine) Generate(ctx context.Context, r Request) (*Receipt, error) {
 	if err := r.Sampling.Validate(); err != nil {
 		return nil, err
 	}
-	if len(r.Blocks) == 0 || r.MaxTokens < 1 {
+	if len(r.Blocks) == 0 || r.MaxTokens < 0 || r.MaxTokens == 0 && !r.Echo {
 		return nil, fmt.Errorf("engine: %d blocks and %d tokens to generate; want at least one of each", len(r.Blocks), r.MaxTokens)
 	}
 	rec := &Receipt{}
@@ -149,6 +155,10 @@ func (e *Engine) Generate(ctx context.Context, r Request) (*Receipt, error) {
 		return nil, err
 	}
 	defer p.release()
+	if r.MaxTokens == 0 {
+		rec.Finish, rec.TTFT = FinishLength, time.Since(start)
+		return rec, nil
+	}
 	d := decoding{e: e, r: &r, rec: rec, p: p, decoder: e.tok.Decoder(), stop: stopper{stops: r.Sampling.Stop}, sampler: newSampler(r.Sampling)}
 	for _, b := range r.Blocks {
 		d.tokens = append(d.tokens, b.Tokens...)
@@ -208,6 +218,9 @@ func (d *decoding) rest(ctx context.Context) error {
 
 func (d *decoding) choose() (err error) {
 	d.next, err = d.sampler.next(d.p.logits, d.tokens[max(len(d.tokens)-recent, 0):])
+	if err == nil && d.r.Logprobs && d.r.Token != nil {
+		d.r.Token(logprobs(d.p.logits, d.next, d.r.Likely))
+	}
 	return err
 }
 

@@ -17,11 +17,23 @@ type prefilled struct {
 	leases []*kv.Lease
 	final  *model.KV // the final block, with room for the answer
 	logits []float32 // [V]
+	echoed []Token   // of the final block, where the request wants them
 }
 
 // keep is a model.Sequence.Logits that remembers the last ones.
 func (p *prefilled) keep(_ int, logits []float32) {
 	p.logits = append(p.logits[:0], logits...)
+}
+
+// echo is a model.Sequence.Logits that remembers the last ones, too, and before that the log-probabilities of the final block's tokens.
+func (p *prefilled) echo(r *Request, tokens []int32) func(int, []float32) {
+	return func(i int, logits []float32) {
+		if i+1 == len(tokens) {
+			p.keep(i, logits)
+		} else {
+			p.echoed = append(p.echoed, logprobs(logits, tokens[i+1], r.Likely))
+		}
+	}
 }
 
 func (p *prefilled) release() {
@@ -76,6 +88,11 @@ func (e *Engine) prefill(ctx context.Context, r *Request, rec *Receipt) (p *pref
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
+		}
+	}
+	if r.Token != nil {
+		for _, t := range p.echoed {
+			r.Token(t)
 		}
 	}
 	for _, b := range p.past {
@@ -277,6 +294,9 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 		if index == len(r.Blocks)-1 {
 			p.past = seq.Past
 			seq.LogitsFrom, seq.Logits = len(seq.Tokens)-1, p.keep
+			if r.Echo {
+				seq.LogitsFrom, seq.Logits = 0, p.echo(r, seq.Tokens)
+			}
 		}
 		batch = append(batch, seq)
 		total += len(seq.Tokens)
@@ -303,6 +323,7 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 		for _, b := range computed {
 			b.kv = nil
 		}
+		p.echoed = p.echoed[:0]
 		return err
 	}
 	for i := range batch {

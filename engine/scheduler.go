@@ -287,6 +287,10 @@ func (s *scheduler) take(j *job, n int) {
 		if part.LogitsFrom -= at; part.LogitsFrom >= rows {
 			part.Logits = nil // wanted of a later piece alone
 		}
+		if part.Logits != nil && at > 0 {
+			whole, before := part.Logits, at
+			part.Logits = func(i int, logits []float32) { whole(before+i, logits) }
+		}
 		part.LogitsFrom = max(part.LogitsFrom, 0)
 		s.batch = append(s.batch, part)
 		n -= rows
