@@ -7,8 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
+	"github.com/tessera-llm/tessera/grammar"
 	"github.com/tessera-llm/tessera/kv"
 	"github.com/tessera-llm/tessera/model"
 	"github.com/tessera-llm/tessera/prompt"
@@ -75,8 +77,9 @@ type Request struct {
 	Blocks    []prompt.Block
 	Attention Attention
 	Sampling  Sampling
-	MaxTokens int    // tokens generated at most; bounded by the model's context too
-	Salt      []byte // keeps one tenant's blocks from another's
+	Grammar   *grammar.Grammar // what the answer may be; nil: anything
+	MaxTokens int              // tokens generated at most; bounded by the model's context too
+	Salt      []byte           // keeps one tenant's blocks from another's
 
 	Logprobs bool // report the answer's tokens with their log-probabilities
 	Likely   int  // and with so many likeliest ones in the place of each
@@ -163,6 +166,9 @@ func (e *Engine) Generate(ctx context.Context, r Request) (*Receipt, error) {
 	for _, b := range r.Blocks {
 		d.tokens = append(d.tokens, b.Tokens...)
 	}
+	if r.Grammar != nil {
+		d.matcher = r.Grammar.Matcher()
+	}
 	if err := d.first(start); err != nil {
 		return nil, err
 	}
@@ -187,6 +193,9 @@ type decoding struct {
 	stop    stopper
 	tokens  []int32 // prompt and answer
 	next    int32   // chosen, not yet computed
+
+	matcher *grammar.Matcher // nil: anything may come
+	masked  []float32        // logits without what may not come
 }
 
 // first chooses the first token.
@@ -217,11 +226,51 @@ func (d *decoding) rest(ctx context.Context) error {
 }
 
 func (d *decoding) choose() (err error) {
-	d.next, err = d.sampler.next(d.p.logits, d.tokens[max(len(d.tokens)-recent, 0):])
+	before := d.tokens[max(len(d.tokens)-recent, 0):]
+	if d.matcher == nil {
+		d.next, err = d.sampler.next(d.p.logits, before)
+	} else {
+		d.next, err = d.chooseAllowed(before)
+	}
 	if err == nil && d.r.Logprobs && d.r.Token != nil {
 		d.r.Token(logprobs(d.p.logits, d.next, d.r.Likely))
 	}
 	return err
+}
+
+// chooseTries is how many tokens are chosen and found not to be allowed before all are looked at.
+const chooseTries = 16
+
+// chooseAllowed chooses among the tokens that the grammar allows. Mostly one of the first that are chosen from all of them is, and taking
+// away those that are not leaves the same odds to the others as looking at every token would.
+func (d *decoding) chooseAllowed(before []int32) (int32, error) {
+	d.masked = append(d.masked[:0], d.p.logits...)
+	never := float32(math.Inf(-1))
+	for try := 0; ; try++ {
+		if try == chooseTries {
+			for id := range d.masked {
+				if !d.allowed(int32(id)) {
+					d.masked[id] = never
+				}
+			}
+		}
+		next, err := d.sampler.next(d.masked, before)
+		if err != nil || d.allowed(next) {
+			return next, err
+		}
+		d.masked[next] = never
+	}
+}
+
+// allowed tells whether the grammar lets the answer go on with a token, or end.
+func (d *decoding) allowed(id int32) bool {
+	switch {
+	case d.e.tok.IsEnd(id):
+		return d.matcher.Complete()
+	case d.e.tok.IsControl(id):
+		return false
+	}
+	return d.matcher.Allows(d.e.tok.Piece(id))
 }
 
 // take adds the chosen token to the answer and ends it where it must end.
@@ -231,6 +280,14 @@ func (d *decoding) take() error {
 	if !d.e.tok.IsEnd(d.next) {
 		d.tokens = append(d.tokens, d.next)
 		text, stopped = d.stop.push(d.decoder.Push(d.next))
+		if d.matcher != nil && !stopped {
+			if d.matcher.Push(d.e.tok.Piece(d.next)); d.matcher.Over() {
+				more, found := d.stop.push(d.decoder.Flush())
+				if text, stopped = text+more, true; !found {
+					text += d.stop.flush()
+				}
+			}
+		}
 	} else if text, stopped = d.stop.push(d.decoder.Flush()); !stopped {
 		text, stopped = text+d.stop.flush(), true
 	}

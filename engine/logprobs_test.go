@@ -2,9 +2,12 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"math"
 	"slices"
 	"testing"
+
+	"github.com/tessera-llm/tessera/grammar"
 )
 
 // What an answer's tokens were given is what the same tokens are given as part of a prompt.
@@ -53,5 +56,42 @@ func TestLogprobs_SumToOne(t *testing.T) {
 	}
 	if tok := logprobs([]float32{7}, 0, 0); tok.Logprob != 0 || tok.Likely != nil {
 		t.Errorf("one token alone: %+v", tok)
+	}
+}
+
+// A grammar holds even a model of random weights to its form, greedily and drawn.
+func TestGenerate_Grammar_HoldsTheAnswerToIt(t *testing.T) {
+	g, err := grammar.JSONSchema([]byte(`{"type":"object","properties":{"name":{"type":"string","maxLength":5},"n":{"type":"integer"},"of":{"enum":["a","b"]}},"required":["name","n","of"]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := start(t, setting{})
+	ended := 0
+	for seed := range uint64(8) {
+		q := question(system, alps, where)
+		q.MaxTokens, q.Grammar = 200, g
+		if seed > 0 {
+			q.Sampling = Sampling{Temperature: 1, Seed: seed}
+		}
+		emitted := ""
+		q.Emit = func(text string) error { emitted += text; return nil }
+		rec, err := e.Generate(context.Background(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rec.Finish != FinishStop {
+			continue
+		}
+		ended++
+		var v struct {
+			Name, Of string
+			N        *json.Number
+		}
+		if err := json.Unmarshal([]byte(rec.Text), &v); err != nil || v.N == nil || v.Of != "a" && v.Of != "b" || emitted != rec.Text {
+			t.Errorf("seed %d: %q (emitted %q): %v", seed, rec.Text, emitted, err)
+		}
+	}
+	if ended < 4 {
+		t.Errorf("of 8 answers %d came to an end; the test shows too little", ended)
 	}
 }
