@@ -128,11 +128,11 @@ func openBare(ref, adapter, kvType string) (b *bare, err error) {
 	if b.file, err = weights.Open(path); err != nil {
 		return nil, err
 	}
-	defer func() {
+	defer func(file *weights.File) { // file itself: a return with an error makes b nil
 		if err != nil {
-			b.file.Close()
+			file.Close()
 		}
-	}()
+	}(b.file)
 	if b.m, err = model.New(b.file); err != nil {
 		return nil, err
 	}
