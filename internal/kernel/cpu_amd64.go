@@ -266,6 +266,22 @@ func rotateAVX2(dst, src, turns *float32, heads, n, d int, scale float32)
 //go:noescape
 func f32ToF16AVX2(dst *uint16, src *float32, n int)
 
+// bf16ToF32AVX2 and f32ToBF16AVX2 convert n values, a multiple of 8, above 0.
+//
+//go:noescape
+func bf16ToF32AVX2(dst *float32, src *uint16, n int)
+
+//go:noescape
+func f32ToBF16AVX2(dst *uint16, src *float32, n int)
+
+// q8ToF32AVX2 and f32ToQ8AVX2 convert groups, at least one, of Q8Group values.
+//
+//go:noescape
+func q8ToF32AVX2(dst *float32, codes *int8, scales *uint16, groups int)
+
+//go:noescape
+func f32ToQ8AVX2(codes *int8, scales *uint16, src *float32, groups int)
+
 // gemmArgs are what the micro kernel of Gemm works on: tiles below each other of one strip, over depth values of k. Strides are in bytes.
 type gemmArgs struct {
 	dst            *float32

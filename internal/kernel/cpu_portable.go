@@ -106,12 +106,20 @@ func sumSquaresAVX2(x *float32, n int) float64 { panic("kernel: no AVX2 in this 
 func scaleRowAVX2(dst, x, gain *float32, n int, scale float32) {
 	panic("kernel: no AVX2 in this build")
 }
-func swiGLUAVX2(gate, up *float32, n int)                    { panic("kernel: no AVX2 in this build") }
-func transposeAVX2(dst, src *float32, n, d int)              { panic("kernel: no AVX2 in this build") }
-func scoresAVX512(dst, q, keys *float32, rows, d int)        { panic("kernel: no AVX-512 in this build") }
-func foldAVX512(state, scores, v *float32, n, d int)         { panic("kernel: no AVX-512 in this build") }
-func scoresAVX2(dst, q, keys *float32, rows, d int)          { panic("kernel: no AVX2 in this build") }
-func f32ToF16AVX2(dst *uint16, src *float32, n int)          { panic("kernel: no AVX2 in this build") }
+func swiGLUAVX2(gate, up *float32, n int)             { panic("kernel: no AVX2 in this build") }
+func transposeAVX2(dst, src *float32, n, d int)       { panic("kernel: no AVX2 in this build") }
+func scoresAVX512(dst, q, keys *float32, rows, d int) { panic("kernel: no AVX-512 in this build") }
+func foldAVX512(state, scores, v *float32, n, d int)  { panic("kernel: no AVX-512 in this build") }
+func scoresAVX2(dst, q, keys *float32, rows, d int)   { panic("kernel: no AVX2 in this build") }
+func f32ToF16AVX2(dst *uint16, src *float32, n int)   { panic("kernel: no AVX2 in this build") }
+func bf16ToF32AVX2(dst *float32, src *uint16, n int)  { panic("kernel: no AVX2 in this build") }
+func f32ToBF16AVX2(dst *uint16, src *float32, n int)  { panic("kernel: no AVX2 in this build") }
+func q8ToF32AVX2(dst *float32, codes *int8, scales *uint16, groups int) {
+	panic("kernel: no AVX2 in this build")
+}
+func f32ToQ8AVX2(codes *int8, scales *uint16, src *float32, groups int) {
+	panic("kernel: no AVX2 in this build")
+}
 func halvesAVX2(dst *float32, src *byte, groups, record int) { panic("kernel: no AVX2 in this build") }
 func narrowScoresAVX2(dst, q, keys *float32, rows, d int)    { panic("kernel: no AVX2 in this build") }
 func rotateAVX2(dst, src, turns *float32, heads, n, d int, scale float32) {

@@ -38,6 +38,16 @@ func F32ToF16(f float32) uint16 {
 // BF16ToF32 returns the value of a bfloat16: the upper half of a float32.
 func BF16ToF32(b uint16) float32 { return math.Float32frombits(uint32(b) << 16) }
 
+// F32ToBF16 returns the bfloat16 nearest to f, ties to even. What is too large becomes Inf; a NaN stays a (quiet) NaN with the upper bits of
+// its payload.
+func F32ToBF16(f float32) uint16 {
+	b := math.Float32bits(f)
+	if f != f {
+		return uint16(b>>16) | 0x40
+	}
+	return uint16((b + 0x7fff + b>>16&1) >> 16) // half a unit less one, and one more where the kept part is odd
+}
+
 // f16Value works out what F16ToF32 looks up.
 func f16Value(h uint16) float32 {
 	sign := uint32(h&0x8000) << 16

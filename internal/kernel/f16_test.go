@@ -92,3 +92,26 @@ func TestBF16ToF32_IsTheUpperHalf(t *testing.T) {
 		}
 	}
 }
+
+// Between two neighbours lies one float32 that is as far from both; what follows the largest number would be 2¹²⁸.
+func TestF32ToBF16_RoundsToNearestEven(t *testing.T) {
+	for b := range uint16(0x7f80) {
+		low, high := float64(BF16ToF32(b)), math.Ldexp(1, 128)
+		if b != 0x7f7f {
+			high = float64(BF16ToF32(b + 1))
+		}
+		middle := float32((low + high) / 2)
+		for f, want := range map[float32]uint16{
+			float32(low): b, middle: b + b&1, math.Nextafter32(middle, 0): b, math.Nextafter32(middle, math.MaxFloat32): b + 1,
+		} {
+			if got, negative := F32ToBF16(f), F32ToBF16(-f); got != want || negative != want|0x8000 {
+				t.Fatalf("±%v = %#04x and %#04x, want %#04x and %#04x", f, got, negative, want, want|0x8000)
+			}
+		}
+	}
+	for f, want := range map[uint32]uint16{0x7f800000: 0x7f80, 0xff800000: 0xff80, 0x7f800001: 0x7fc0, 0xffffffff: 0xffff, 0x7fa1ffff: 0x7fe1} {
+		if got := F32ToBF16(math.Float32frombits(f)); got != want {
+			t.Errorf("%#08x = %#04x, want %#04x", f, got, want)
+		}
+	}
+}

@@ -374,7 +374,10 @@ func Floats(b []byte) []float32 { return view[float32](b) }
 // Halves views stored little-endian 16-bit values in place. len(b) must be a multiple of 2 and b aligned to 2 bytes.
 func Halves(b []byte) []uint16 { return view[uint16](b) }
 
-func view[E float32 | uint16](b []byte) []E {
+// Codes views 8-bit codes in place.
+func Codes(b []byte) []int8 { return view[int8](b) }
+
+func view[E float32 | uint16 | int8](b []byte) []E {
 	var e E
 	size := unsafe.Sizeof(e)
 	if len(b) == 0 {

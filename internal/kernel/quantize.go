@@ -60,8 +60,7 @@ func writeF16(dst []byte, src []float32) {
 
 func writeBF16(dst []byte, src []float32) {
 	for i, v := range src {
-		b := math.Float32bits(v)
-		binary.LittleEndian.PutUint16(dst[2*i:], uint16((b+0x7fff+b>>16&1)>>16)) // to the nearest, ties to even
+		binary.LittleEndian.PutUint16(dst[2*i:], F32ToBF16(v))
 	}
 }
 

@@ -111,6 +111,165 @@ func TestF32ToF16s_EqualsF32ToF16(t *testing.T) {
 	}
 }
 
+// awkward are numbers at the edges of what the formats hold, and anything in between.
+func awkward(rng *rand.Rand, n int) []float32 {
+	edges := []uint32{
+		0, 1, 0x007fffff, 0x00800000, 0x3f800000, 0x3f808000, 0x3f808001, 0x3f818000, 0x3f817fff, // zero, subnormals, ties of bfloat16
+		0x7f7f7fff, 0x7f7f8000, 0x7f7fffff, 0x7f800000, 0x7f800001, 0x7f80ffff, 0x7fc00000, 0x7fffffff, // the largest, Inf, NaNs
+	}
+	x := make([]float32, n)
+	for i := range x {
+		b := rng.Uint32()
+		if rng.IntN(3) == 0 {
+			b = edges[rng.IntN(len(edges))] | b&0x80000000
+		}
+		x[i] = math.Float32frombits(b)
+	}
+	return x
+}
+
+func TestBF16s_EveryLength_AreTheScalarConversions(t *testing.T) {
+	eachPath(t, func(t *testing.T) {
+		const seed = 13
+		rng := rand.New(rand.NewPCG(seed, 0))
+		for n := range 300 {
+			src := awkward(rng, n+1)[1:]
+			narrow, wide := make([]uint16, n+1), make([]float32, n+1)
+			narrow[n], wide[n] = 7, 7
+			F32ToBF16s(narrow[:n], src)
+			BF16ToF32s(wide[:n], narrow[:n])
+			for i, f := range src {
+				if want := F32ToBF16(f); narrow[i] != want {
+					t.Fatalf("seed %d: value %d of %d, %v (%#08x) = %#04x, want %#04x", seed, i, n, f, math.Float32bits(f), narrow[i], want)
+				}
+				if got, want := math.Float32bits(wide[i]), uint32(narrow[i])<<16; got != want {
+					t.Fatalf("seed %d: value %d of %d, %#04x = %#08x, want %#08x", seed, i, n, narrow[i], got, want)
+				}
+			}
+			if narrow[n] != 7 || wide[n] != 7 {
+				t.Fatalf("%d values: wrote past the end", n)
+			}
+		}
+	})
+}
+
+func TestF32ToQ8s_IsTheNearestOf255Steps(t *testing.T) {
+	eachPath(t, func(t *testing.T) {
+		const seed = 14
+		rng := rand.New(rand.NewPCG(seed, 0))
+		for _, size := range []float64{1e-9, 1e-6, 1e-3, 1, 100, 1e6} {
+			x := random(rng, 40*Q8Group)
+			for i := range x {
+				x[i] *= float32(size)
+			}
+			codes, scales, back := make([]int8, len(x)), make([]uint16, 40), make([]float32, len(x))
+			F32ToQ8s(codes, scales, x)
+			Q8ToF32s(back, codes, scales)
+			for g, s := range scales {
+				group, top := x[g*Q8Group:][:Q8Group], 0.0
+				for _, v := range group {
+					top = max(top, math.Abs(float64(v)))
+				}
+				scale := float64(F16ToF32(s))
+				if off := math.Abs(scale - top/127); !(off <= max(top/127*0x1.001p-11, 0x1p-25)) {
+					t.Fatalf("seed %d, size %g: the scale of group %d is %v, want %v", seed, size, g, scale, top/127)
+				}
+				for i, v := range group {
+					got, want := codes[g*Q8Group+i], 0.0
+					if scale > 0 {
+						want = min(max(float64(v)/scale, -127), 127)
+					}
+					if !(math.Abs(float64(got)-want) <= 0.5+1e-4) {
+						t.Fatalf("seed %d, size %g: code %d of group %d is %d, want %v", seed, size, i, g, got, want)
+					}
+					if value := back[g*Q8Group+i]; value != float32(float64(got)*scale) { // exact in float64
+						t.Fatalf("seed %d, size %g: %d times %v came back as %v", seed, size, got, scale, value)
+					}
+				}
+			}
+		}
+	})
+}
+
+func TestF32ToQ8s_Ties_GoToEven(t *testing.T) {
+	eachPath(t, func(t *testing.T) {
+		x, codes, scales := make([]float32, Q8Group), make([]int8, Q8Group), make([]uint16, 1)
+		want := make([]int8, Q8Group)
+		for i := range x[1:] {
+			tie := i - 15 // half above this number of steps
+			x[1+i], want[1+i] = (float32(tie)+0.5)/4, int8(tie+tie&1)
+		}
+		x[0], want[0] = -127./4, -127 // so the scale is a quarter
+		F32ToQ8s(codes, scales, x)
+		if scales[0] != F32ToF16(0.25) || !slices.Equal(codes, want) {
+			t.Errorf("scale %#04x, codes %v, want %#04x, %v", scales[0], codes, F32ToF16(0.25), want)
+		}
+	})
+}
+
+func TestF32ToQ8s_NotANumberOrTooLarge_MakesItsGroupNaN(t *testing.T) {
+	inf, nan := float32(math.Inf(1)), float32(math.NaN())
+	eachPath(t, func(t *testing.T) {
+		for _, bad := range []float32{inf, -inf, nan, math.Float32frombits(0xff800001), math.MaxFloat32, -127 * 65520} {
+			for at := range Q8Group {
+				x := random(rand.New(rand.NewPCG(15, 0)), 3*Q8Group)
+				x[Q8Group+at] = bad
+				codes, scales, back := make([]int8, len(x)), make([]uint16, 3), make([]float32, len(x))
+				F32ToQ8s(codes, scales, x)
+				Q8ToF32s(back, codes, scales)
+				for i, v := range back {
+					if wrong := v != v; wrong != (i/Q8Group == 1) {
+						t.Fatalf("%v as value %d of group 1: value %d of group %d is %v", bad, at, i%Q8Group, i/Q8Group, v)
+					}
+				}
+				if scales[1] != 0x7e00 || slices.ContainsFunc(codes[Q8Group:2*Q8Group], func(c int8) bool { return c != 0 }) {
+					t.Fatalf("%v: scale %#04x, codes %v; want 0x7e00 and zeros", bad, scales[1], codes[Q8Group:2*Q8Group])
+				}
+			}
+		}
+	})
+}
+
+func TestQ8s_EveryPath_TheSameBitsHoweverManyGroups(t *testing.T) {
+	const seed = 16
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for round := range 200 {
+		groups := 1 + rng.IntN(8)
+		x := awkward(rng, groups*Q8Group)
+		if round%2 == 0 { // numbers alone, so that a group has a scale; of any size, subnormal scales too
+			size := math.Exp2(rng.Float64()*50 - 30)
+			for i := range x {
+				x[i] = float32(rng.NormFloat64() * size)
+			}
+		}
+		wantCodes, wantScales, wantBack := make([]int8, len(x)), make([]uint16, groups), make([]float32, len(x))
+		for g := range groups { // the specification, group by group
+			codes := (*[Q8Group]int8)(wantCodes[g*Q8Group:])
+			wantScales[g] = q8Portable(codes, (*[Q8Group]float32)(x[g*Q8Group:]))
+			for i, c := range codes {
+				wantBack[g*Q8Group+i] = float32(c) * F16ToF32(wantScales[g])
+			}
+		}
+		eachPath(t, func(t *testing.T) {
+			codes, scales, back := make([]int8, len(x)+1), make([]uint16, groups+1), make([]float32, len(x)+1)
+			codes[len(x)], scales[groups], back[len(x)] = 7, 7, 7
+			F32ToQ8s(codes, scales, x)
+			Q8ToF32s(back, codes[:len(x)], scales)
+			if codes[len(x)] != 7 || scales[groups] != 7 || back[len(x)] != 7 {
+				t.Fatalf("%d groups: wrote past the end", groups)
+			}
+			if !slices.Equal(codes[:len(x)], wantCodes) || !slices.Equal(scales[:groups], wantScales) {
+				t.Fatalf("seed %d, round %d: scales %#04x, codes %v, want %#04x, %v", seed, round, scales[:groups], codes[:len(x)], wantScales, wantCodes)
+			}
+			for i, v := range wantBack {
+				if math.Float32bits(back[i]) != math.Float32bits(v) && (back[i] == back[i] || v == v) {
+					t.Fatalf("seed %d, round %d: value %d is %v, want %v", seed, round, i, back[i], v)
+				}
+			}
+		})
+	}
+}
+
 func BenchmarkScores(b *testing.B) {
 	const d, keys = 64, KeyTile // a tile of attention
 	for _, rows := range []int{1, 48} {
