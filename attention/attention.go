@@ -16,11 +16,18 @@ import (
 )
 
 // A Segment is the keys and values that one layer keeps of one block: for each KV head K [L × D], then V [L × D].
-// Keys are turned to local positions 0 … L-1. Exactly one of F16 and F32 holds the values; neither is written.
+// Keys are turned to local positions 0 … L-1. Exactly one of F32, F16, BF16 and Q8 holds the values; none is written.
 type Segment struct {
-	F16 []uint16  // IEEE half floats
-	F32 []float32 //
-	Len int       // L
+	F32  []float32
+	F16  []uint16 // IEEE half floats
+	BF16 []uint16
+
+	// 8-bit codes, a scale for each kernel.Q8Group of a row. The scales of a K or V are in the same memory, behind its codes: of the
+	// codes from Q8[i] on, those from Scales[i/2] on. HeadStride and VOffset are even, D is a multiple of kernel.Q8Group.
+	Q8     []int8
+	Scales []uint16
+
+	Len int // L
 
 	HeadStride int // values from one KV head's K to the next one's
 	VOffset    int // values from a head's K to its V
@@ -231,11 +238,11 @@ func (a *Attend) attend(it *item, s *scratch, state []float32) {
 // load prepares keys and values of n tokens from the segment's token lo on.
 func (a *Attend) load(it *item, seg *Segment, lo, n int, s *scratch) {
 	d := a.shape.Dim
-	k := seg.rows(seg.HeadStride*it.head+lo*d, n*d, s.values)
+	k := seg.rows(seg.HeadStride*it.head, lo, n, d, s.values)
 	for at := 0; at < n; at += kernel.KeyTile {
 		kernel.Keys(s.keys[at*d:], k[at*d:], min(kernel.KeyTile, n-at), d)
 	}
-	s.v = seg.rows(seg.HeadStride*it.head+seg.VOffset+lo*d, n*d, s.values)
+	s.v = seg.rows(seg.HeadStride*it.head+seg.VOffset, lo, n, d, s.values)
 }
 
 // turn writes the queries of the item's rows from r on, turned by their distance from the segment's start and divided by √D, to dst
@@ -280,19 +287,26 @@ func (a *Attend) onTiles(it *item, q *Queries, seg *Segment, lo, hi int, s *scra
 		for h := range it.rows * group {
 			s.visible[h] = int32(min(max(q.Position+it.row+h/group-seg.Offset+1-lo, 0), n))
 		}
-		k := seg.rows(seg.HeadStride*it.head+lo*d, n*d, s.keys)
-		v := seg.rows(seg.HeadStride*it.head+seg.VOffset+lo*d, n*d, s.values)
+		k := seg.rows(seg.HeadStride*it.head, lo, n, d, s.keys)
+		v := seg.rows(seg.HeadStride*it.head+seg.VOffset, lo, n, d, s.values)
 		s.tiles.Fold(state, k, v, n, s.visible)
 	}
 }
 
-// rows returns n values from position at on as float32, in place or by way of buf.
-func (seg *Segment) rows(at, n int, buf []float32) []float32 {
-	if seg.F32 != nil {
-		return seg.F32[at : at+n]
+// rows returns rows lo … lo+n-1, d values each, of the K or V that starts at value matrix as float32, in place or by way of buf.
+func (seg *Segment) rows(matrix, lo, n, d int, buf []float32) []float32 {
+	at, buf := matrix+lo*d, buf[:n*d]
+	switch {
+	case seg.F32 != nil:
+		return seg.F32[at:][:n*d]
+	case seg.F16 != nil:
+		kernel.F16ToF32s(buf, seg.F16[at:][:n*d])
+	case seg.BF16 != nil:
+		kernel.BF16ToF32s(buf, seg.BF16[at:][:n*d])
+	default:
+		kernel.Q8ToF32s(buf, seg.Q8[at:][:n*d], seg.Scales[matrix/2+lo*d/kernel.Q8Group:])
 	}
-	kernel.F16ToF32s(buf[:n], seg.F16[at:at+n])
-	return buf[:n]
+	return buf
 }
 
 // reset makes every query's state that of an empty softmax.

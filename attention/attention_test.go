@@ -1,6 +1,7 @@
 package attention
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -61,20 +62,32 @@ func (p *prompt) offsets() []int {
 	return all
 }
 
-// segments stores the blocks as a model does: keys turned to local positions, then rounded to the stored type.
-func (p *prompt) segments(half bool) []Segment {
+// The formats that keys and values are stored in.
+const (
+	f32  = "f32"
+	f16  = "f16"
+	bf16 = "bf16"
+	q8   = "q8"
+)
+
+// segments stores the blocks as a model does: keys turned to local positions, then rounded to the stored format.
+func (p *prompt) segments(format string) []Segment {
 	all := make([]Segment, len(p.blocks))
 	for i, at := range p.offsets() {
-		all[i] = p.segment(i, half)
+		all[i] = p.segment(i, format)
 		all[i].Offset = at
 	}
 	return all
 }
 
-func (p *prompt) segment(i int, half bool) Segment {
+func (p *prompt) segment(i int, format string) Segment {
 	b, d := &p.blocks[i], p.shape.Dim
 	const gap = 8 // between K, V and heads, which nobody may read
-	s := Segment{Len: b.len, VOffset: b.len*d + gap, HeadStride: 2 * (b.len*d + gap)}
+	s := Segment{Len: b.len, VOffset: b.len*d + gap}
+	if format == q8 {
+		s.VOffset += room*d + (b.len+room)*d/kernel.Q8Group*2
+	}
+	s.HeadStride = 2 * s.VOffset
 	values := make([]float32, p.shape.KVHeads*s.HeadStride)
 	for i := range values {
 		values[i] = float32(math.NaN())
@@ -89,12 +102,37 @@ func (p *prompt) segment(i int, half bool) Segment {
 			copy(values[at+s.VOffset:], v)
 		}
 	}
-	if !half {
+	switch format {
+	case f32:
 		s.F32 = values
-		return s
+	case f16:
+		s.F16 = make([]uint16, len(values))
+		kernel.F32ToF16s(s.F16, values)
+	case bf16:
+		s.BF16 = make([]uint16, len(values))
+		kernel.F32ToBF16s(s.BF16, values)
+	case q8:
+		memory := bytes.Repeat([]byte{0x7e}, len(values)) // as halves, NaNs
+		s.Q8, s.Scales = kernel.Codes(memory), kernel.Halves(memory[(b.len+room)*d:])
+		for at := 0; at < len(values); at += s.VOffset {
+			kernel.F32ToQ8s(s.Q8[at:], s.Scales[at/2:], values[at:][:b.len*d])
+		}
 	}
-	s.F16 = make([]uint16, len(values))
-	kernel.F32ToF16s(s.F16, values)
+	return s
+}
+
+// room is for so many tokens more where scales follow codes: a block that may still grow.
+const room = 3
+
+// inFloat32 is the segment with the values that its stored numbers stand for.
+func (s Segment) inFloat32(p *prompt) Segment {
+	values := make([]float32, p.shape.KVHeads*s.HeadStride)
+	for matrix := 0; matrix < len(values); matrix += s.VOffset {
+		for i := range s.Len * p.shape.Dim {
+			values[matrix+i] = float32(s.at(matrix, i))
+		}
+	}
+	s.F32, s.F16, s.BF16, s.Q8, s.Scales = values, nil, nil, nil, nil
 	return s
 }
 
@@ -130,8 +168,8 @@ func (p *prompt) reference(segments []Segment) (out, size []float64) {
 			for g := range p.shape.KVHeads {
 				k, v := make([]float64, d), make([]float64, d)
 				for x := range d {
-					k[x] = s.at(g*s.HeadStride + j*d + x)
-					v[x] = s.at(g*s.HeadStride + s.VOffset + j*d + x)
+					k[x] = s.at(g*s.HeadStride, j*d+x)
+					v[x] = s.at(g*s.HeadStride+s.VOffset, j*d+x)
 				}
 				keys[g], values[g] = append(keys[g], turnedAgain64(move, k, s.Offset)), append(values[g], v)
 			}
@@ -171,11 +209,18 @@ func (p *prompt) reference(segments []Segment) (out, size []float64) {
 	return out, size
 }
 
-func (s *Segment) at(i int) float64 {
-	if s.F32 != nil {
-		return float64(s.F32[i])
+// at is value i of the K or V that starts at value matrix.
+func (s *Segment) at(matrix, i int) float64 {
+	switch at := matrix + i; {
+	case s.F32 != nil:
+		return float64(s.F32[at])
+	case s.F16 != nil:
+		return float64(kernel.F16ToF32(s.F16[at]))
+	case s.BF16 != nil:
+		return float64(kernel.BF16ToF32(s.BF16[at]))
+	default:
+		return float64(s.Q8[at]) * float64(kernel.F16ToF32(s.Scales[matrix/2+i/32])) // exact in float32, too
 	}
-	return float64(kernel.F16ToF32(s.F16[i]))
 }
 
 // attended computes the prompt's queries, step tokens at a time.
@@ -249,12 +294,55 @@ func TestAttend_ManyBlocks_EqualsOneSoftmax(t *testing.T) {
 		{Shape{2, 2, 16}, []int{1000, 1047, 1, 1, 2048, 3}, 3}, // blocks that end at, before and after a span's end
 		{Shape{2, 1, 16}, []int{2090}, 70},                     // one block across it
 	} {
-		for _, half := range []bool{false, true} {
-			name := fmt.Sprintf("seed %d, %+v, blocks %v, half floats %v", seed, c.shape, c.lens, half)
+		for _, format := range formats(c.shape) {
+			name := fmt.Sprintf("seed %d, %+v, blocks %v, %s", seed, c.shape, c.lens, format)
 			p := newPrompt(rng, c.shape, Plain(c.shape.Dim, 10000), c.lens, c.tokens)
-			segments := p.segments(half)
+			segments := p.segments(format)
 			want, size := p.reference(segments)
 			compare(t, name, p.attended(pool, segments, c.tokens), want, size, closeness(c.shape))
+		}
+	}
+}
+
+// formats are those that can store heads of this shape.
+func formats(s Shape) []string {
+	if s.Dim%kernel.Q8Group != 0 {
+		return []string{f32, f16, bf16}
+	}
+	return []string{f32, f16, bf16, q8}
+}
+
+func TestAttend_StoredFormats_AreTheirValuesInFloat32(t *testing.T) {
+	const seed = 9
+	rng := rand.New(rand.NewPCG(seed, 0))
+	pool := kernel.NewPool(2)
+	defer pool.Close()
+	for _, c := range []struct {
+		shape  Shape
+		lens   []int
+		tokens int
+	}{
+		{Shape{9, 3, 64}, []int{33, 1, 100, 129, 300, 21}, 21},
+		{Shape{4, 2, 32}, []int{1000, 47, 2048, 200}, 1}, // several spans
+		{Shape{8, 1, 128}, []int{65, 40}, 40},
+		{Shape{2, 2, 16}, []int{70, 40, 9}, 9},
+		{Shape{3, 1, 80}, []int{50, 90}, 90},
+	} {
+		p := newPrompt(rng, c.shape, Plain(c.shape.Dim, 10000), c.lens, c.tokens)
+		exact := p.attended(pool, p.segments(f32), c.tokens)
+		for _, format := range formats(c.shape)[1:] {
+			stored := p.segments(format)
+			values := make([]Segment, len(stored))
+			for i, s := range stored {
+				values[i] = s.inFloat32(p)
+			}
+			got, want := p.attended(pool, stored, c.tokens), p.attended(pool, values, c.tokens)
+			if i, ok := sameBits(got, want); !ok {
+				t.Errorf("seed %d, %+v, blocks %v, %s: output %d = %v, over the same values in float32 %v", seed, c.shape, c.lens, format, i, got[i], want[i])
+			}
+			if slices.Equal(got, exact) {
+				t.Errorf("seed %d, %+v, %s: rounding changed nothing, so this test shows nothing", seed, c.shape, format)
+			}
 		}
 	}
 }
@@ -278,7 +366,7 @@ func TestAttend_LargeScores_EqualOneSoftmax(t *testing.T) {
 		for i := range p.q {
 			p.q[i] *= scale
 		}
-		segments := p.segments(false)
+		segments := p.segments(f32)
 		want, size := p.reference(segments)
 		// A score of s is exact to about s·2⁻²², and so is its weight.
 		compare(t, fmt.Sprintf("seed %d, queries times %v", seed, scale), p.attended(pool, segments, 20), want, size, 2e-6*float64(scale))
@@ -309,7 +397,7 @@ func TestAttend_TurnedQueriesEqualTurnedKeys(t *testing.T) {
 			}
 			// Nothing fills the positions before: the arithmetic allows a gap, and the work stays small.
 			p := newPrompt(rng, shape, rope, []int{90, 10}, 10)
-			segments := p.segments(false)
+			segments := p.segments(f32)
 			for i := range segments {
 				segments[i].Offset += offset
 			}
@@ -327,16 +415,18 @@ func TestAttend_RowsAndThreads_SameBits(t *testing.T) {
 		shape  Shape
 		lens   []int
 		tokens int
-		half   bool
+		format string
 	}{
-		{Shape{9, 3, 64}, append(lengths(rng, 3), 50), 50, true},
-		{Shape{4, 2, 80}, []int{120}, 120, false},
-		{Shape{4, 2, 16}, append(lengths(rng, 25), 40), 40, true},
-		{Shape{4, 2, 16}, []int{900, 1100, 90}, 90, false}, // a span ends among the tokens
-		{Shape{4, 2, 16}, []int{2100}, 110, true},
+		{Shape{9, 3, 64}, append(lengths(rng, 3), 50), 50, f16},
+		{Shape{4, 2, 80}, []int{120}, 120, f32},
+		{Shape{4, 2, 16}, append(lengths(rng, 25), 40), 40, f16},
+		{Shape{4, 2, 16}, []int{900, 1100, 90}, 90, f32}, // a span ends among the tokens
+		{Shape{4, 2, 16}, []int{2100}, 110, f16},
+		{Shape{4, 2, 32}, append(lengths(rng, 25), 40), 40, q8},
+		{Shape{4, 2, 16}, []int{130, 45}, 45, bf16},
 	} {
 		p := newPrompt(rng, c.shape, Plain(c.shape.Dim, 10000), c.lens, c.tokens)
-		segments := p.segments(c.half)
+		segments := p.segments(c.format)
 		one := kernel.NewPool(1)
 		want := p.attended(one, segments, c.tokens)
 		one.Close()
@@ -368,7 +458,7 @@ func TestAttend_Batch_SameBitsAsAlone(t *testing.T) {
 	for _, lens := range [][]int{{5}, append(lengths(rng, 20), 30), {40, 20}, append(lengths(rng, 30), 1)} {
 		p := newPrompt(rng, shape, rope, lens, lens[len(lens)-1])
 		prompts = append(prompts, p)
-		batch = append(batch, p.queries(make([]float32, len(p.q)), p.segments(true), 0, p.tokens()))
+		batch = append(batch, p.queries(make([]float32, len(p.q)), p.segments(f16), 0, p.tokens()))
 	}
 	new(Attend).Run(pool, shape, table, batch)
 	for i, p := range prompts {
@@ -386,7 +476,7 @@ func TestAttend_LaterTokensOfTheBlock_AreNotSeen(t *testing.T) {
 	defer pool.Close()
 	shape := Shape{2, 1, 16}
 	p := newPrompt(rng, shape, Plain(16, 10000), []int{30, 50}, 50)
-	segments := p.segments(false)
+	segments := p.segments(f32)
 	want := p.attended(pool, segments, 50)
 	for _, last := range []int{0, 1, 15, 16, 31, 48} {
 		q := *p
@@ -396,7 +486,7 @@ func TestAttend_LaterTokensOfTheBlock_AreNotSeen(t *testing.T) {
 		for i := (last + 1) * 16; i < 50*16; i++ {
 			own.k[i], own.v[i] = 1e3, float32(math.NaN())
 		}
-		got := q.attended(pool, q.segments(false), 50)
+		got := q.attended(pool, q.segments(f32), 50)
 		n := (last + 1) * 2 * 16
 		if i, ok := sameBits(got[:n], want[:n]); !ok {
 			t.Errorf("tokens after %d changed output %d of token %d: %v, was %v", last, i, i/32, got[i], want[i])
@@ -410,7 +500,7 @@ func TestAttend_PermutedBlocks_EqualComputingAfresh(t *testing.T) {
 	pool := kernel.NewPool(2)
 	defer pool.Close()
 	p := newPrompt(rng, Shape{4, 2, 64}, Plain(64, 10000), []int{70, 100, 1, 33, 12}, 12)
-	stored := p.segments(true)
+	stored := p.segments(f16)
 	first, _ := p.reference(stored)
 	for _, order := range [][]int{{3, 2, 1, 0}, {2, 0, 3, 1}} {
 		reused, fresh, at := []Segment{}, *p, 0
@@ -422,7 +512,7 @@ func TestAttend_PermutedBlocks_EqualComputingAfresh(t *testing.T) {
 			reused = append(reused, s)
 			fresh.blocks = append(fresh.blocks, p.blocks[i])
 		}
-		got, again := p.attended(pool, reused, 12), fresh.attended(pool, fresh.segments(true), 12)
+		got, again := p.attended(pool, reused, 12), fresh.attended(pool, fresh.segments(f16), 12)
 		if i, ok := sameBits(got, again); !ok {
 			t.Errorf("seed %d, order %v: output %d = %v with stored blocks, %v afresh", seed, order, i, got[i], again[i])
 		}
@@ -446,7 +536,7 @@ func TestAttend_SecondCall_AllocatesNothing(t *testing.T) {
 	var a Attend
 	for _, shape := range []Shape{{8, 1, 16}, {2, 2, 128}, {8, 1, 16}, {9, 3, 64}} {
 		p := newPrompt(rng, shape, Plain(shape.Dim, 10000), []int{2100, 3}, 3)
-		segments := p.segments(true)
+		segments := p.segments(f16)
 		out := make([]float32, len(p.q))
 		table := NewTable(p.rope)
 		table.Reach(3000)
@@ -473,7 +563,7 @@ func BenchmarkAttend(b *testing.B) {
 				table := NewTable(p.rope)
 				table.Reach(p.first + tokens)
 				var a Attend
-				batch := []Queries{p.queries(make([]float32, len(p.q)), p.segments(true), 0, tokens)}
+				batch := []Queries{p.queries(make([]float32, len(p.q)), p.segments(f16), 0, tokens)}
 				for b.Loop() {
 					a.Run(pool, shape, table, batch)
 				}

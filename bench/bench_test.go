@@ -187,32 +187,39 @@ func TestTTFT_Cancelled_EndsAndCleansUp(t *testing.T) {
 }
 
 func TestAppendKV_TwoBlocks_KeepTheirRows(t *testing.T) {
-	b := tiny(t)
-	fill := func(n int, first byte) *model.KV {
-		x := b.Model.NewKV(kv.F16, n)
-		x.Len = n
-		for i := range x.Payload {
-			x.Payload[i] = first + byte(i)
+	for _, typ := range []kv.Type{kv.F16, kv.Q8} {
+		fill := func(n int, first byte) *model.KV {
+			x := &model.KV{Shape: kv.Shape{Type: typ, Layers: 2, Heads: 2, Dim: 64, Tokens: n}, Len: n}
+			x.Payload = make([]byte, x.Shape.Bytes())
+			for i := range x.Payload {
+				x.Payload[i] = first + byte(i)
+			}
+			return x
 		}
-		return x
-	}
-	one, two := fill(3, 0), fill(5, 100)
-	joined := b.Model.NewKV(kv.F16, 9)
-	appendKV(joined, one, 3)
-	appendKV(joined, two, 4)
-	if joined.Len != 7 {
-		t.Fatalf("%d tokens, want 7", joined.Len)
-	}
-	row := joined.Shape.Dim * 2
-	for layer := range joined.Shape.Layers {
-		for head := range joined.Shape.Heads {
-			for _, of := range []func(kv.Shape, int, int) (int, int){kv.Shape.K, kv.Shape.V} {
-				at, _ := of(joined.Shape, layer, head)
-				from1, _ := of(one.Shape, layer, head)
-				from2, _ := of(two.Shape, layer, head)
-				want := slices.Concat(one.Payload[from1:][:3*row], two.Payload[from2:][:4*row])
-				if !bytes.Equal(joined.Payload[at:][:7*row], want) {
-					t.Fatalf("layer %d, head %d: rows differ", layer, head)
+		one, two, joined := fill(3, 0), fill(5, 100), fill(9, 200)
+		joined.Len = 0
+		appendKV(joined, one, 3)
+		appendKV(joined, two, 4)
+		if joined.Len != 7 {
+			t.Fatalf("%v: %d tokens, want 7", typ, joined.Len)
+		}
+		numbers, scales := 128, 0
+		if typ == kv.Q8 {
+			numbers, scales = 64, 4
+		}
+		for layer := range 2 {
+			for head := range 2 {
+				for _, of := range []func(kv.Shape, int, int) (int, int){kv.Shape.K, kv.Shape.V} {
+					at, _ := of(joined.Shape, layer, head)
+					from1, _ := of(one.Shape, layer, head)
+					from2, _ := of(two.Shape, layer, head)
+					if want := slices.Concat(one.Payload[from1:][:3*numbers], two.Payload[from2:][:4*numbers]); !bytes.Equal(joined.Payload[at:][:7*numbers], want) {
+						t.Fatalf("%v, layer %d, head %d: rows differ", typ, layer, head)
+					}
+					want := slices.Concat(one.Payload[from1+3*numbers:][:3*scales], two.Payload[from2+5*numbers:][:4*scales])
+					if !bytes.Equal(joined.Payload[at+9*numbers:][:7*scales], want) {
+						t.Fatalf("%v, layer %d, head %d: scales differ", typ, layer, head)
+					}
 				}
 			}
 		}

@@ -129,13 +129,15 @@ func (b *Bench) promptFLOPs(n, before int) (matrices, total float64) {
 
 // appendKV appends the first n tokens of src to dst, which has room for them and the same type.
 func appendKV(dst, src *model.KV, n int) {
-	row := dst.Shape.Dim * dst.Shape.Type.Size()
+	numbers, scales := dst.Shape.RowBytes()
 	for layer := range dst.Shape.Layers {
 		for head := range dst.Shape.Heads {
 			for _, matrix := range []func(kv.Shape, int, int) (int, int){kv.Shape.K, kv.Shape.V} {
 				to, _ := matrix(dst.Shape, layer, head)
 				from, _ := matrix(src.Shape, layer, head)
-				copy(dst.Payload[to+dst.Len*row:][:n*row], src.Payload[from:])
+				copy(dst.Payload[to+dst.Len*numbers:][:n*numbers], src.Payload[from:])
+				to, from = to+dst.Shape.Tokens*numbers, from+src.Shape.Tokens*numbers
+				copy(dst.Payload[to+dst.Len*scales:][:n*scales], src.Payload[from:])
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -77,6 +78,47 @@ func TestGenerate_SecondQuestion_ComputesOnlyTheFinalBlock(t *testing.T) {
 	if matrices += e.model.OutputFLOPs(); second.rec.MatrixFLOPs != matrices || second.rec.AttentionFLOPs != attention {
 		t.Errorf("%g and %g operations to the first token, want those of the final block, %g and %g",
 			second.rec.MatrixFLOPs, second.rec.AttentionFLOPs, matrices, attention)
+	}
+}
+
+func TestGenerate_EveryType_TheSameColdWarmAndFromDisk(t *testing.T) {
+	file := wide(t)
+	answers := map[string]kv.Type{}
+	for _, typ := range []kv.Type{kv.F32, kv.F16, kv.BF16, kv.Q8} {
+		set := setting{dir: storeDir(t), kv: typ, file: file}
+		q := question(system, alps, "turn: so? It does. ", baikal, where)
+		first := start(t, set)
+		cold, warm := first.ask(t, q), first.ask(t, q)
+		first.close()
+		second := start(t, set)
+		restarted := second.ask(t, q)
+		mustCome(t, typ.String(), warm.rec, "ram ram ram ram computed")
+		mustCome(t, typ.String(), restarted.rec, "disk disk disk disk computed")
+		mustEqual(t, typ.String()+": from memory", warm, cold)
+		mustEqual(t, typ.String()+": from disk", restarted, cold)
+		key := fmt.Sprint(cold.logits)
+		if other, ok := answers[key]; ok {
+			t.Errorf("%v has the logits of %v, so this test shows nothing", typ, other)
+		}
+		answers[key] = typ
+		second.close()
+	}
+	// In one folder they are different blocks.
+	dir := storeDir(t)
+	for _, typ := range []kv.Type{kv.F16, kv.BF16, kv.Q8} {
+		e := start(t, setting{dir: dir, kv: typ, file: file})
+		mustCome(t, typ.String(), e.ask(t, question(system, alps, where)).rec, "computed computed computed")
+		e.close()
+	}
+}
+
+func TestGenerate_TypeThatTheHeadsDoNotFit_IsSaid(t *testing.T) {
+	e := start(t, setting{kv: kv.Q8}) // heads of 16
+	for _, q := range []Request{question(where), question(system, alps, where)} {
+		_, err := e.Generate(t.Context(), q)
+		if want := "head dimension: found 16, expected a multiple of 32 for q8"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%d blocks: %v, want %q", len(q.Blocks), err, want)
+		}
 	}
 }
 

@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"slices"
@@ -55,8 +57,8 @@ type setting struct {
 	dir      string
 	kv       kv.Type // 0: F16
 	ramBytes int64
-	threads  int // 0: 2
-	file     string
+	threads  int    // 0: 2
+	file     string // a tiny model's name, or a path; "": tiny-tied.gguf
 }
 
 // start makes an engine as a new process would; the test ends it where close did not.
@@ -71,7 +73,10 @@ func start(t testing.TB, s setting) *running {
 	if s.threads == 0 {
 		s.threads = 2
 	}
-	file, err := weights.Open(testenv.Tiny(s.file))
+	if !filepath.IsAbs(s.file) {
+		s.file = testenv.Tiny(s.file)
+	}
+	file, err := weights.Open(s.file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +112,29 @@ func start(t testing.TB, s setting) *running {
 	}
 	t.Cleanup(r.close)
 	return r
+}
+
+// wide writes the tiny model with its values in half as many heads, of 32, so that it can store each type.
+func wide(t testing.TB) string {
+	t.Helper()
+	b, err := os.ReadFile(testenv.Tiny("tiny-tied.gguf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, n := range map[string]uint32{"llama.attention.head_count": 2, "llama.attention.head_count_kv": 1, "llama.rope.dimension_count": 32} {
+		const uint32Kind = 4
+		entry := binary.LittleEndian.AppendUint32([]byte(key), uint32Kind)
+		at := bytes.Index(b, entry)
+		if at < 0 {
+			t.Fatalf("no %s", key)
+		}
+		binary.LittleEndian.PutUint32(b[at+len(entry):], n)
+	}
+	path := filepath.Join(t.TempDir(), "wide.gguf")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // close ends the engine; blocks are on disk then.

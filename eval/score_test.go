@@ -51,7 +51,7 @@ type reference struct {
 
 // With keys and values in float16 the mean stays within 0.002, and everything within llama.cpp's own distance. With keys and values in
 // float32 the portable path, which computes in float32 throughout, leaves almost nothing but the rounding of the reference's five
-// decimals; the others, whose matrix products take 16-bit activations, stay within 0.002 there too.
+// decimals; the others, whose matrix products take 16-bit activations, stay within 0.002 there too. bfloat16 and 8-bit codes are coarser.
 func TestScore_SharedVectors_AgreeWithFloat32Reference(t *testing.T) {
 	if testing.Short() {
 		t.Skip("some 4,500 tokens of the real model")
@@ -91,6 +91,10 @@ func TestScore_SharedVectors_AgreeWithFloat32Reference(t *testing.T) {
 						maxMean, maxKL = 5e-5, 1e-8
 					}
 					mustAgree(t, m, w, kv.F32, c, ref, maxMean, maxKL)
+				}
+				if len(c.IDs) < 200 && !portable { // its conversions have the same bits
+					mustAgree(t, m, w, kv.BF16, c, ref, 0.01, 1e-4)
+					mustAgree(t, m, w, kv.Q8, c, ref, 0.05, 1e-3)
 				}
 			})
 		}

@@ -2,6 +2,7 @@ package kv
 
 import (
 	"fmt"
+	"slices"
 	"unsafe"
 )
 
@@ -10,29 +11,41 @@ type Type uint8
 
 // The number formats.
 const (
-	F16 Type = 1
-	F32 Type = 2
+	F16  Type = 1
+	F32  Type = 2
+	BF16 Type = 3
+	Q8   Type = 4 // 8-bit codes; each q8Group of a row share a scale, a half
 )
 
-// Size is the bytes of one number, 0 for an unknown type.
-func (t Type) Size() int {
-	switch t {
-	case F16:
-		return 2
-	case F32:
-		return 4
-	}
-	return 0
+// q8Group divides a head's dimension where numbers are codes.
+const q8Group = 32
+
+var typeNames = []string{F16: "f16", F32: "f32", BF16: "bf16", Q8: "q8"}
+
+// ParseType reads a type back from the name that String gives.
+func ParseType(name string) (t Type, ok bool) {
+	i := slices.Index(typeNames, name)
+	return Type(max(i, 0)), i > 0
 }
 
 func (t Type) String() string {
-	switch t {
-	case F16:
-		return "f16"
-	case F32:
-		return "f32"
+	if t.known() {
+		return typeNames[t]
 	}
 	return fmt.Sprintf("type %d", uint8(t))
+}
+
+func (t Type) known() bool { return t > 0 && int(t) < len(typeNames) }
+
+// Check says why heads of dim numbers cannot be stored in this type; nil if they can.
+func (t Type) Check(dim int) error {
+	if !t.known() {
+		return misfit("KV type", t, "f16 (1), f32 (2), bf16 (3) or q8 (4)")
+	}
+	if t == Q8 && dim%q8Group != 0 {
+		return misfit("head dimension", dim, fmt.Sprintf("a multiple of %d for q8", q8Group))
+	}
+	return nil
 }
 
 // alignment of every K and V in a payload, and of the payload itself: a cache line.
@@ -47,7 +60,8 @@ const (
 )
 
 // A Shape tells how a payload is laid out: for each layer, for each KV head, K [Tokens × Dim] then V [Tokens × Dim],
-// row-major, each starting at a multiple of 64 bytes with zeros in between.
+// row-major, each starting at a multiple of 64 bytes with zeros in between. Where a type has scales, those of all rows
+// follow the numbers of all rows, so that a row can be added without moving others.
 type Shape struct {
 	Type   Type
 	Layers int
@@ -78,13 +92,27 @@ func (s Shape) V(layer, head int) (offset, n int) {
 	return offset + roundUp(n, alignment), n
 }
 
-func (s Shape) rowsBytes() int { return s.Tokens * s.Dim * s.Type.Size() }
+func (s Shape) rowsBytes() int {
+	numbers, scales := s.RowBytes()
+	return s.Tokens * (numbers + scales)
+}
+
+// RowBytes is what a row of K or V takes: its numbers, and its scales if the type has any. Row i's numbers are at i*numbers from the start
+// of K or V, its scales at Tokens*numbers + i*scales.
+func (s Shape) RowBytes() (numbers, scales int) {
+	switch s.Type {
+	case F16, BF16:
+		return 2 * s.Dim, 0
+	case F32:
+		return 4 * s.Dim, 0
+	case Q8:
+		return s.Dim, s.Dim / q8Group * 2
+	}
+	return 0, 0
+}
 
 // validate reports the first number that is out of its bounds.
 func (s Shape) validate() error {
-	if s.Type.Size() == 0 {
-		return misfit("KV type", s.Type, "f16 (1) or f32 (2)")
-	}
 	for _, f := range []struct {
 		name       string
 		value, max int
@@ -95,7 +123,7 @@ func (s Shape) validate() error {
 			return misfit(f.name, f.value, fmt.Sprintf("1 to %d", f.max))
 		}
 	}
-	return nil
+	return s.Type.Check(s.Dim)
 }
 
 // Alloc returns n zero bytes that start at a multiple of 64, for a payload to be computed into.

@@ -7,7 +7,7 @@ import (
 )
 
 func TestShape_SegmentsAreInOrderAlignedAndFillThePayload(t *testing.T) {
-	for _, s := range []Shape{small, {F32, 2, 3, 64, 100}, {F16, 1, 1, 1, 1}, {F16, 30, 3, 64, 97}} {
+	for _, s := range []Shape{small, {F32, 2, 3, 64, 100}, {F16, 1, 1, 1, 1}, {F16, 30, 3, 64, 97}, {BF16, 2, 3, 64, 7}, {Q8, 2, 3, 64, 100}, {Q8, 1, 1, 32, 1}} {
 		at := 0
 		for layer := range s.Layers {
 			if at != layer*s.LayerBytes() {
@@ -16,7 +16,7 @@ func TestShape_SegmentsAreInOrderAlignedAndFillThePayload(t *testing.T) {
 			for head := range s.Heads {
 				for _, segment := range []func(int, int) (int, int){s.K, s.V} {
 					offset, n := segment(layer, head)
-					if n != s.Tokens*s.Dim*s.Type.Size() || offset%64 != 0 || offset < at || offset >= at+64 {
+					if n != s.Tokens*rowBytes(s) || offset%64 != 0 || offset < at || offset >= at+64 {
 						t.Fatalf("%v: layer %d head %d: got %d bytes at %d, after %d", s, layer, head, n, offset, at)
 					}
 					at = offset + n
@@ -26,6 +26,30 @@ func TestShape_SegmentsAreInOrderAlignedAndFillThePayload(t *testing.T) {
 		}
 		if at != s.Bytes() {
 			t.Errorf("%v: segments end at %d, Bytes is %d", s, at, s.Bytes())
+		}
+	}
+}
+
+// rowBytes is what docs/block-format.md says of a row.
+func rowBytes(s Shape) int {
+	switch s.Type {
+	case F32:
+		return s.Dim * 4
+	case Q8:
+		return s.Dim + s.Dim/32*2
+	}
+	return s.Dim * 2
+}
+
+func TestType_NamesComeBack(t *testing.T) {
+	for typ, name := range map[Type]string{1: "f16", 2: "f32", 3: "bf16", 4: "q8"} {
+		if got, ok := ParseType(name); typ.String() != name || got != typ || !ok {
+			t.Errorf("type %d is called %v, and %s is %d, %v", uint8(typ), typ, name, uint8(got), ok)
+		}
+	}
+	for _, bad := range []string{"", "F16", "q4", "type 5"} {
+		if got, ok := ParseType(bad); ok {
+			t.Errorf("%q is %v", bad, got)
 		}
 	}
 }

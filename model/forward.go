@@ -155,6 +155,9 @@ func (w *Workspace) Forward(ctx context.Context, batch []Sequence, progress func
 func (w *Workspace) check(batch []Sequence) error {
 	for i := range batch {
 		s := &batch[i]
+		if err := s.KV.Shape.Type.Check(s.KV.Shape.Dim); err != nil {
+			return err
+		}
 		if room := s.KV.Shape.Tokens - s.KV.Len; len(s.Tokens) > room {
 			return fmt.Errorf("%d tokens for a block with room for %d", len(s.Tokens), room)
 		}
@@ -365,15 +368,21 @@ func (w *Workspace) output() {
 // segment is one layer of a block, as attention reads it.
 func (b *KV) segment(layer, offset int) attention.Segment {
 	s := attention.Segment{Len: b.Len, Offset: offset}
-	size := b.Shape.Type.Size()
 	k, _ := b.Shape.K(layer, 0)
 	v, _ := b.Shape.V(layer, 0)
+	numbers, _ := b.Shape.RowBytes()
+	size := numbers / b.Shape.Dim
 	s.VOffset, s.HeadStride = (v-k)/size, b.Shape.LayerBytes()/b.Shape.Heads/size
 	data := b.Payload[k:][:b.Shape.LayerBytes()]
-	if b.Shape.Type == kv.F32 {
+	switch b.Shape.Type {
+	case kv.F32:
 		s.F32 = kernel.Floats(data)
-	} else {
+	case kv.F16:
 		s.F16 = kernel.Halves(data)
+	case kv.BF16:
+		s.BF16 = kernel.Halves(data)
+	case kv.Q8:
+		s.Q8, s.Scales = kernel.Codes(data), kernel.Halves(data[b.Shape.Tokens*numbers:])
 	}
 	return s
 }
@@ -462,20 +471,27 @@ func (w *Workspace) store(l *layer, p *part, from, to int) {
 		}
 		w.model.rope.Turn(k, k, c.HeadDim, local, 1)
 		for head := range c.KVHeads {
-			at, n := block.Shape.K(w.layerIndex, head)
-			write(block, at, n, local, k[head*c.HeadDim:][:c.HeadDim])
-			at, n = block.Shape.V(w.layerIndex, head)
-			write(block, at, n, local, v[head*c.HeadDim:][:c.HeadDim])
+			at, _ := block.Shape.K(w.layerIndex, head)
+			write(block, at, local, k[head*c.HeadDim:][:c.HeadDim])
+			at, _ = block.Shape.V(w.layerIndex, head)
+			write(block, at, local, v[head*c.HeadDim:][:c.HeadDim])
 		}
 	}
 }
 
-// write stores one token's values of one head in the matrix of n bytes at byte at of the block's payload.
-func write(b *KV, at, n, token int, values []float32) {
-	matrix := b.Payload[at:][:n]
-	if b.Shape.Type == kv.F32 {
-		copy(kernel.Floats(matrix)[token*len(values):], values)
-	} else {
-		kernel.F32ToF16s(kernel.Halves(matrix)[token*len(values):][:len(values)], values)
+// write stores one token's values of one head in the K or V at byte at of the block's payload.
+func write(b *KV, at, token int, values []float32) {
+	numbers, scales := b.Shape.RowBytes()
+	row := b.Payload[at+token*numbers:][:numbers]
+	switch b.Shape.Type {
+	case kv.F32:
+		copy(kernel.Floats(row), values)
+	case kv.F16:
+		kernel.F32ToF16s(kernel.Halves(row), values)
+	case kv.BF16:
+		kernel.F32ToBF16s(kernel.Halves(row), values)
+	case kv.Q8:
+		at += b.Shape.Tokens*numbers + token*scales
+		kernel.F32ToQ8s(kernel.Codes(row), kernel.Halves(b.Payload[at:][:scales]), values)
 	}
 }

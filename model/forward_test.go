@@ -72,7 +72,7 @@ func TestForward_AgreesWithFloat64Reference(t *testing.T) {
 	for _, typ := range []struct {
 		kv           kv.Type
 		logits, loss float64
-	}{{kv.F32, 2e-5, 1e-5}, {kv.F16, 2e-2, 5e-3}} {
+	}{{kv.F32, 2e-5, 1e-5}, {kv.F16, 2e-2, 5e-3}, {kv.BF16, 2e-1, 5e-2}} {
 		worst := 0.0
 		for _, c := range cases {
 			m := load(t, c.Model)
@@ -190,10 +190,14 @@ func TestForward_BatchAndThreads_SameBits(t *testing.T) {
 		past: [][]int{nil, nil, nil, nil, nil, nil, nil, {3, 0, 1, 2, 6, 4, 5}},
 	}
 	for _, c := range []struct {
-		model string
-		typ   kv.Type
-	}{{"tiny-tied.gguf", kv.F16}, {"tiny-untied.gguf", kv.F32}} {
-		m := load(t, c.model)
+		name string
+		m    *Model
+		typ  kv.Type
+	}{
+		{"tied", load(t, "tiny-tied.gguf"), kv.F16}, {"untied", load(t, "tiny-untied.gguf"), kv.F32},
+		{"tied", load(t, "tiny-tied.gguf"), kv.BF16}, {"wide", wide(t), kv.Q8},
+	} {
+		m := c.m
 		want := p.alone(t, m, c.typ)
 		for threads := 1; threads <= 3; threads++ {
 			for _, order := range [][]int{{0, 1, 2, 3, 4, 5, 6, 7}, {6, 5, 4, 3, 2, 1, 0, 7}, {3, 1, 6, 0, 5, 2, 4, 7}} {
@@ -203,7 +207,7 @@ func TestForward_BatchAndThreads_SameBits(t *testing.T) {
 					batch = append(batch, all[i])
 				}
 				forward(t, m, threads, batch...)
-				o.sameBits(t, fmt.Sprintf("%s, %v, order %v, %d threads", c.model, c.typ, order, threads), want)
+				o.sameBits(t, fmt.Sprintf("%s, %v, order %v, %d threads", c.name, c.typ, order, threads), want)
 			}
 		}
 	}
@@ -211,22 +215,74 @@ func TestForward_BatchAndThreads_SameBits(t *testing.T) {
 
 // A block that is continued, token by token as in decoding or in larger steps, is the block computed at once.
 func TestForward_ContinuedBlock_SameBits(t *testing.T) {
-	m := load(t, "tiny-tied.gguf")
+	m := wide(t)
 	p := plan{lens: []int{90, 60}, past: [][]int{nil, {0}}}
-	want := p.alone(t, m, kv.F16)
-	for _, step := range []int{1, 2, 17} {
-		all, o := p.sequences(m, kv.F16)
-		w := m.NewWorkspace(2)
-		for _, s := range all {
-			for rest := s.Tokens; len(rest) > 0; rest = rest[len(s.Tokens):] {
-				s.Tokens = rest[:min(step, len(rest))]
-				if err := w.Forward(t.Context(), []Sequence{s}, nil); err != nil {
-					t.Fatal(err)
+	for _, typ := range types {
+		want := p.alone(t, m, typ)
+		for _, step := range []int{1, 2, 17} {
+			all, o := p.sequences(m, typ)
+			w := m.NewWorkspace(2)
+			for _, s := range all {
+				for rest := s.Tokens; len(rest) > 0; rest = rest[len(s.Tokens):] {
+					s.Tokens = rest[:min(step, len(rest))]
+					if err := w.Forward(t.Context(), []Sequence{s}, nil); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
+			w.Close()
+			o.sameBits(t, fmt.Sprintf("%v, %d tokens at a time", typ, step), want)
 		}
-		w.Close()
-		o.sameBits(t, fmt.Sprintf("%d tokens at a time", step), want)
+	}
+}
+
+var types = []kv.Type{kv.F32, kv.F16, kv.BF16, kv.Q8}
+
+// wide is the tiny model with its values in half as many heads, of 32, so that it can store each type.
+func wide(t testing.TB) *Model {
+	t.Helper()
+	v := tiny(t, "tiny-tied.gguf")
+	v.set("llama.attention.head_count", uint32(2))
+	v.set("llama.attention.head_count_kv", uint32(1))
+	m, err := New(v.write(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// A narrower type is an approximation of float32: the logits come near those, the nearer the more bits it has, and are others.
+func TestForward_StoredTypes_AreNearFloat32(t *testing.T) {
+	m := wide(t)
+	p := plan{lens: []int{90, 60}, past: [][]int{nil, {0}}}
+	exact := p.alone(t, m, kv.F32).logits[1]
+	for _, c := range []struct {
+		typ         kv.Type
+		least, most float64 // of the mean distance
+	}{{kv.F16, 1e-5, 4e-3}, {kv.BF16, 1e-4, 3e-2}, {kv.Q8, 1e-4, 1e-1}} {
+		mean := 0.0
+		for i, v := range p.alone(t, m, c.typ).logits[1] {
+			mean += math.Abs(float64(v-exact[i])) / float64(len(exact))
+		}
+		t.Logf("%v: logits are off by %.2g in the mean", c.typ, mean)
+		if !(mean >= c.least && mean <= c.most) {
+			t.Errorf("%v: logits are off by %g in the mean, want %g to %g", c.typ, mean, c.least, c.most)
+		}
+	}
+}
+
+func TestForward_TypeThatTheHeadsDoNotFit_IsSaid(t *testing.T) {
+	m := load(t, "tiny-tied.gguf") // heads of 16
+	w := m.NewWorkspace(1)
+	defer w.Close()
+	for typ, want := range map[kv.Type]string{
+		kv.Q8: "head dimension: found 16, expected a multiple of 32 for q8",
+		9:     "KV type: found type 9, expected f16 (1), f32 (2), bf16 (3) or q8 (4)",
+	} {
+		err := w.Forward(t.Context(), []Sequence{{Tokens: tokens(1, 3), KV: m.NewKV(typ, 3)}}, nil)
+		if err == nil || err.Error() != want {
+			t.Errorf("%v: %v, want %q", typ, err, want)
+		}
 	}
 }
 
@@ -565,21 +621,23 @@ func TestForward_MappedFileCutShort_IsAFaultError(t *testing.T) {
 }
 
 func TestForward_OneTokenMore_AllocatesNothing(t *testing.T) {
-	m := load(t, "tiny-tied.gguf")
+	m := wide(t)
 	w := m.NewWorkspace(2)
 	defer w.Close()
-	past, block := m.NewKV(kv.F16, 100), m.NewKV(kv.F16, 50)
-	forward(t, m, 1, Sequence{Tokens: tokens(1, 100), KV: past}, Sequence{Tokens: tokens(2, 40), Past: []*KV{past}, KV: block})
-	batch := []Sequence{{Tokens: []int32{5}, Past: []*KV{past}, KV: block, Logits: func(int, []float32) {}}}
-	ctx := t.Context()
-	n := testing.AllocsPerRun(20, func() {
-		block.Len = 40
-		if err := w.Forward(ctx, batch, nil); err != nil {
-			t.Fatal(err)
+	for _, typ := range types {
+		past, block := m.NewKV(typ, 100), m.NewKV(typ, 50)
+		forward(t, m, 1, Sequence{Tokens: tokens(1, 100), KV: past}, Sequence{Tokens: tokens(2, 40), Past: []*KV{past}, KV: block})
+		batch := []Sequence{{Tokens: []int32{5}, Past: []*KV{past}, KV: block, Logits: func(int, []float32) {}}}
+		ctx := t.Context()
+		n := testing.AllocsPerRun(20, func() {
+			block.Len = 40
+			if err := w.Forward(ctx, batch, nil); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if n != 0 {
+			t.Errorf("%v: %v allocations a token, want 0", typ, n)
 		}
-	})
-	if n != 0 {
-		t.Errorf("%v allocations a token, want 0", n)
 	}
 }
 

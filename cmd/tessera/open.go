@@ -108,18 +108,14 @@ type bare struct {
 
 // kvFlag adds --kv, the number format of keys and values.
 func kvFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("kv", kv.F16.String(), "number format of keys and values: f16, as the store keeps them, or f32")
+	return cmd.Flags().String("kv", kv.F16.String(), "number format of keys and values: f16, as the store keeps them, f32, bf16 or q8")
 }
 
 func openBare(ref, adapter, kvType string) (b *bare, err error) {
 	b = &bare{}
-	switch kvType {
-	case kv.F16.String():
-		b.kv = kv.F16
-	case kv.F32.String():
-		b.kv = kv.F32
-	default:
-		return nil, &usageError{fmt.Errorf("--kv %q: want f16 or f32", kvType)}
+	var ok bool
+	if b.kv, ok = kv.ParseType(kvType); !ok {
+		return nil, &usageError{fmt.Errorf("--kv %q: want f16, f32, bf16 or q8", kvType)}
 	}
 	path, err := pull.Resolve(ref)
 	if err != nil {
@@ -135,6 +131,9 @@ func openBare(ref, adapter, kvType string) (b *bare, err error) {
 	}(b.file)
 	if b.m, err = model.New(b.file); err != nil {
 		return nil, err
+	}
+	if err := b.kv.Check(b.m.HeadDim); err != nil {
+		return nil, fmt.Errorf("--kv %v with %s: %w", b.kv, path, err)
 	}
 	if err := b.adapt(adapter); err != nil {
 		return nil, err
