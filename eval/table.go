@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"image/color"
 	"io"
+	"maps"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -165,6 +168,67 @@ func (r *Report) WriteFigure(w io.Writer, format string) error {
 	}
 	_, err = figure.WriteTo(w)
 	return err
+}
+
+// WriteSteps draws accuracy against steps of training, the mean over datasets, a line for each mode, as the paper's figure 3. A result's step is in
+// its adapter's name, as `tessera train --snapshots` writes them; the model without an adapter is step 0.
+func (r *Report) WriteSteps(w io.Writer, format string) error {
+	p := plot.New()
+	p.X.Label.Text, p.Y.Label.Text = "steps of training", "accuracy, %"
+	p.Legend.Top, p.Legend.Left = true, true
+	p.Add(plotter.NewGrid())
+	lines := map[string]map[int][]float64{} // by mode and step, of each dataset
+	var modes []string
+	for _, x := range r.Results {
+		step, ok := x.step()
+		if !ok {
+			return fmt.Errorf("%s on %s: the adapter's name, %s, has no step: want NAME.stepN.gguf, as 'tessera train --snapshots' writes them", x.Label(), x.Dataset, *x.Adapter)
+		}
+		mode := fmt.Sprintf("%s, %d passages", x.mode(), x.Passages)
+		if lines[mode] == nil {
+			lines[mode] = map[int][]float64{}
+			modes = append(modes, mode)
+		}
+		lines[mode][step] = append(lines[mode][step], 100*x.Accuracy)
+	}
+	for i, mode := range modes {
+		var xys plotter.XYs
+		for _, step := range slices.Sorted(maps.Keys(lines[mode])) {
+			sum, all := 0.0, lines[mode][step]
+			for _, a := range all {
+				sum += a
+			}
+			xys = append(xys, plotter.XY{X: float64(step), Y: sum / float64(len(all))})
+		}
+		line, points, err := plotter.NewLinePoints(xys)
+		if err != nil {
+			return err
+		}
+		line.Color, points.Color, points.Shape, points.Radius = palette[i%len(palette)], palette[i%len(palette)], shapes[i%len(shapes)], vg.Points(3)
+		p.Add(line, points)
+		p.Legend.Add(mode, line, points)
+	}
+	p.Y.Min = 0
+	figure, err := p.WriterTo(6*vg.Inch, 4*vg.Inch, format)
+	if err != nil {
+		return err
+	}
+	_, err = figure.WriteTo(w)
+	return err
+}
+
+var stepName = regexp.MustCompile(`\.step([0-9]+)(\.gguf)?$`)
+
+func (r *Result) step() (n int, ok bool) {
+	if r.Adapter == nil {
+		return 0, true
+	}
+	found := stepName.FindStringSubmatch(*r.Adapter)
+	if found == nil {
+		return 0, false
+	}
+	n, err := strconv.Atoi(found[1])
+	return n, err == nil
 }
 
 // A series is the points of one kind of run, with their intervals.

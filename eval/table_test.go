@@ -163,3 +163,29 @@ func TestNewRecord_PairsModes_AndWritesWhatTheGateReads(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestReport_Steps_AreThoseInTheAdaptersNames(t *testing.T) {
+	results := someResults()
+	var b bytes.Buffer
+	if err := NewReport(results).WriteSteps(&b, "svg"); err == nil || !strings.Contains(err.Error(), "tuned.gguf, has no step") {
+		t.Errorf("an adapter without a step: %v", err)
+	}
+	for _, r := range results {
+		if r.Adapter != nil {
+			name := "block.step120.gguf"
+			r.Adapter = &name
+		}
+	}
+	if step, ok := results[2].step(); step != 120 || !ok {
+		t.Errorf("step %d, %v; want 120", step, ok)
+	}
+	b.Reset()
+	if err := NewReport(results).WriteSteps(&b, "svg"); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"steps of training", "full, 10 passages", "block, 10 passages", ">120<"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("the figure does not say %q", want)
+		}
+	}
+}

@@ -228,7 +228,7 @@ func (f *evalFlags) print(cmd *cobra.Command, results []*eval.Result) error {
 }
 
 func evalReportCommand() *cobra.Command {
-	var markdown, figure string
+	var markdown, figure, steps string
 	cmd := &cobra.Command{
 		Use:   "report FILE.json…",
 		Short: "A Markdown table and a figure of results",
@@ -238,13 +238,15 @@ Kinds of runs come in the order of the files; each is compared with the first, a
 	}
 	cmd.Flags().StringVar(&markdown, "markdown", "", "write the table to this file")
 	cmd.Flags().StringVar(&figure, "plot", "", "draw a figure to this file, .svg or .png")
+	cmd.Flags().StringVar(&steps, "steps", "", "draw accuracy against steps of training, too: of adapters that 'tessera train --snapshots' wrote")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		format := ""
-		if figure != "" {
-			var err error
-			if format, err = bench.FigureFormat(figure); err != nil {
-				return &usageError{fmt.Errorf("--plot: %w", err)}
-			}
+		format, err := figureFormat("--plot", figure)
+		if err != nil {
+			return err
+		}
+		stepsFormat, err := figureFormat("--steps", steps)
+		if err != nil {
+			return err
 		}
 		var results []*eval.Result
 		for _, path := range args {
@@ -260,12 +262,29 @@ Kinds of runs come in the order of the files; each is compared with the first, a
 				return err
 			}
 		}
+		if steps != "" {
+			if err := writeFile(steps, func(w io.Writer) error { return report.WriteSteps(w, stepsFormat) }); err != nil {
+				return err
+			}
+		}
 		if markdown == "" {
 			return report.WriteMarkdown(cmd.OutOrStdout())
 		}
 		return writeFile(markdown, report.WriteMarkdown)
 	}
 	return cmd
+}
+
+// figureFormat is that of the file a flag names, "" for none.
+func figureFormat(flag, path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	format, err := bench.FigureFormat(path)
+	if err != nil {
+		return "", &usageError{fmt.Errorf("%s: %w", flag, err)}
+	}
+	return format, nil
 }
 
 func writeFile(path string, write func(io.Writer) error) (err error) {
