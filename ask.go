@@ -183,10 +183,12 @@ type ReceiptTimings struct {
 	Decode  float64 `json:"decode_ms"`
 }
 
-// ReceiptFLOPs are floating-point operations up to the first token, of the matrices alone and with attention.
+// ReceiptFLOPs are floating-point operations up to the first token, of the matrices alone and with attention; and what full attention over
+// the whole prompt, nothing of it stored, takes.
 type ReceiptFLOPs struct {
 	Matrices float64 `json:"matrices"`
 	Total    float64 `json:"total"`
+	Full     float64 `json:"full"`
 }
 
 func (t *Tessera) receipt(r *engine.Receipt, attention engine.Attention, blocks []prompt.Block, documents []prompt.Document, prepared time.Duration) *Receipt {
@@ -195,8 +197,10 @@ func (t *Tessera) receipt(r *engine.Receipt, attention engine.Attention, blocks 
 		Schema: 1, Answer: strings.TrimSpace(r.Text), Finish: r.Finish, Model: t.name, Attention: string(attention),
 		Usage:   ReceiptUsage{r.Prompt, r.Cached, r.Completion},
 		Timings: ReceiptTimings{ms(t.load), ms(r.Lookup), ms(r.Prefill), ms(prepared + r.TTFT), ms(r.Decode)},
-		FLOPs:   ReceiptFLOPs{r.MatrixFLOPs, r.MatrixFLOPs + r.AttentionFLOPs},
+		FLOPs:   ReceiptFLOPs{Matrices: r.MatrixFLOPs, Total: r.MatrixFLOPs + r.AttentionFLOPs},
 	}
+	matrices, full := t.model.FLOPs(r.Prompt, 0)
+	out.FLOPs.Full = matrices + full + t.model.OutputFLOPs()
 	if t.adapter != "" {
 		out.Adapter = &t.adapter
 	}

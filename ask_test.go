@@ -334,3 +334,18 @@ func TestAsk_RealModel_TenPassagesAreComputedOnce(t *testing.T) {
 		t.Errorf("answer %q; first token after %.0f ms cold and %.0f ms warm, want well below half", cold.Answer, cold.Timings.TTFT, warm.Timings.TTFT)
 	}
 }
+
+// What full attention would take is what it does take where nothing is stored, and no less in block mode.
+func TestAsk_FLOPsOfFull_AreThoseOfFullMode(t *testing.T) {
+	x, _ := open(t, tessera.Options{})
+	q := tessera.Question{Text: "Passage one.\n[[block]]\nPassage two.\n[[block]]\nWhich?", Attention: tessera.Full, MaxTokens: 1}
+	full := ask(t, x, q)
+	if f := full.FLOPs; f.Full != f.Total || f.Total <= f.Matrices {
+		t.Errorf("cold, in full mode: %+v", f)
+	}
+	q.Attention = tessera.Block
+	ask(t, x, q)
+	if warm := ask(t, x, q); warm.FLOPs.Full != full.FLOPs.Full || warm.FLOPs.Total >= warm.FLOPs.Full/2 {
+		t.Errorf("warm, in block mode: %+v; full mode took %v", warm.FLOPs, full.FLOPs.Total)
+	}
+}
