@@ -18,6 +18,7 @@ import (
 	"github.com/tessera-llm/tessera/engine"
 	"github.com/tessera-llm/tessera/internal/kernel"
 	"github.com/tessera-llm/tessera/internal/testenv"
+	"github.com/tessera-llm/tessera/prompt"
 
 	tessera "github.com/tessera-llm/tessera"
 )
@@ -347,5 +348,61 @@ func TestAsk_FLOPsOfFull_AreThoseOfFullMode(t *testing.T) {
 	ask(t, x, q)
 	if warm := ask(t, x, q); warm.FLOPs.Full != full.FLOPs.Full || warm.FLOPs.Total >= warm.FLOPs.Full/2 {
 		t.Errorf("warm, in block mode: %+v; full mode took %v", warm.FLOPs, full.FLOPs.Total)
+	}
+}
+
+func TestChat_LaterTurns_ReuseWhatStands(t *testing.T) {
+	x, _ := open(t, tessera.Options{})
+	birds := []prompt.Document{{ID: "a", Text: "Ravens hide food."}, {ID: "b", Text: "Owls hear well."}}
+	messages := []tessera.Message{{Role: tessera.System, Content: "Be brief."}, {Role: tessera.User, Content: "Who hides food?", Documents: birds}}
+	g := tessera.Generation{Attention: tessera.Block, MaxTokens: 4}
+	first, err := x.Chat(t.Context(), messages, g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	single := ask(t, x, tessera.Question{Text: "Title", Attention: tessera.Block, MaxTokens: 1}) // another system message
+	if first.Blocks[1].ID == single.Blocks[0].ID {
+		t.Error("blocks of different text share an id")
+	}
+	messages = append(messages, tessera.Message{Role: tessera.Assistant, Content: "Ravens."},
+		tessera.Message{Role: tessera.User, Content: "Who hears?", Documents: []prompt.Document{{ID: "c", Text: "Rooks live in colonies."}, birds[1]}})
+	second, err := x.Chat(t.Context(), messages, g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kinds, sources []string
+	for _, b := range second.Blocks {
+		kinds, sources = append(kinds, b.Kind), append(sources, b.Source)
+	}
+	if got, want := strings.Join(kinds, " "), "system passage passage turn passage passage query"; got != want {
+		t.Errorf("blocks %s, want %s", got, want)
+	}
+	if got, want := strings.Join(sources, " "), "ram ram ram computed computed ram computed"; got != want {
+		t.Errorf("they came from %s, want %s", got, want)
+	}
+	third, err := x.Chat(t.Context(), messages, g)
+	if err != nil || third.Answer != second.Answer || third.Usage.Cached <= second.Usage.Cached {
+		t.Errorf("the same again: %+v, %v", third, err)
+	}
+}
+
+func TestChat_MessagesOutOfOrder_AreNamed(t *testing.T) {
+	x, _ := open(t, tessera.Options{})
+	for _, tt := range []struct {
+		messages []tessera.Message
+		want     string
+	}{
+		{nil, "message 0"},
+		{[]tessera.Message{{Role: tessera.Assistant, Content: "x"}}, "message 1: is the assistant's"},
+		{[]tessera.Message{{Role: tessera.User, Content: "x"}, {Role: tessera.System, Content: "y"}}, "message 2: is the system's"},
+		{[]tessera.Message{{Role: tessera.User, Content: "x"}, {Role: tessera.Assistant, Content: "y"}}, "message 2: is the last one"},
+		{[]tessera.Message{{Role: "bird", Content: "x"}}, `message 1: has role "bird"`},
+		{[]tessera.Message{{Role: tessera.User, Content: " \n"}}, "message 1: the question is empty"},
+	} {
+		_, err := x.Chat(t.Context(), tt.messages, tessera.Generation{})
+		var bad *tessera.MessageError
+		if !errors.As(err, &bad) || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%+v: %v, want %q", tt.messages, err, tt.want)
+		}
 	}
 }

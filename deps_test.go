@@ -23,7 +23,7 @@ var ranks = [][]string{
 	{"model"},
 	{"engine", "train"},
 	{""}, // package tessera
-	{"eval", "bench"},
+	{"eval", "bench", "server"},
 	{"cmd/tessera"},
 }
 

@@ -1,0 +1,207 @@
+package tessera
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tessera-llm/tessera/engine"
+	"github.com/tessera-llm/tessera/grammar"
+	"github.com/tessera-llm/tessera/kv"
+	"github.com/tessera-llm/tessera/prompt"
+)
+
+// A Message is one of a chat.
+type Message struct {
+	Role      Role
+	Content   string
+	Documents []prompt.Document // a user's: what the question is asked of, each one a block
+}
+
+// Role is who says a message.
+type Role string
+
+// The roles of messages.
+const (
+	System    Role = "system"
+	User      Role = "user"
+	Assistant Role = "assistant"
+)
+
+// plainSystem is the system message of a chat that has none and no documents.
+const plainSystem = "You are a helpful assistant."
+
+// A Generation is what Chat and Complete have in common: how an answer is made. The zero value is greedy, with attention by the quality gate.
+type Generation struct {
+	Attention Attention // "": Auto
+	MaxTokens int       // 0: as many as the context has room for, in Complete none with Echo
+	Grammar   *grammar.Grammar
+	Salt      []byte // keeps one tenant's blocks from another's
+	engine.Sampling
+
+	Logprobs bool // tell Token of the answer's tokens
+	Likely   int  // and of so many likeliest ones in the place of each
+	Token    func(engine.Token)
+	Emit     func(text string) error // is given the answer as it comes; may be nil
+}
+
+// A MessageError says which message of a chat cannot be where it is.
+type MessageError struct {
+	Index   int // of the message
+	Problem string
+}
+
+func (e *MessageError) Error() string { return fmt.Sprintf("message %d: %s", e.Index+1, e.Problem) }
+
+// Chat answers the last message, a user's. Earlier questions with their answers are blocks that depend on all before them; documents are
+// blocks of their own wherever they stand.
+func (t *Tessera) Chat(ctx context.Context, messages []Message, g Generation) (*Receipt, error) {
+	start := time.Now()
+	system, turns, err := turnsOf(messages)
+	if err != nil {
+		return nil, err
+	}
+	var documents []prompt.Document
+	for _, turn := range turns {
+		documents = append(documents, turn.Docs...)
+	}
+	if system == "" && len(documents) == 0 {
+		system = plainSystem
+	}
+	last := turns[len(turns)-1]
+	blocks, err := t.template.BuildChat(system, turns[:len(turns)-1], last.Docs, last.Question)
+	if err != nil {
+		return nil, err
+	}
+	return t.generate(ctx, start, blocks, documents, g, false)
+}
+
+// turnsOf sorts messages into the system's and turns, the last one without an answer.
+func turnsOf(messages []Message) (system string, turns []prompt.Turn, err error) {
+	asked := false // the last turn has a question and no answer yet
+	var last []int // message of each turn's question
+	join := func(a, b string) string {
+		if a == "" || b == "" {
+			return a + b
+		}
+		return a + "\n\n" + b
+	}
+	for i, m := range messages {
+		switch m.Role {
+		case System:
+			if len(turns) > 0 {
+				return "", nil, &MessageError{i, "is the system's; expected those before all others"}
+			}
+			system = join(system, m.Content)
+		case User:
+			if !asked {
+				turns, last, asked = append(turns, prompt.Turn{}), append(last, i), true
+			}
+			last[len(last)-1] = i
+			turn := &turns[len(turns)-1]
+			turn.Question, turn.Docs = join(turn.Question, m.Content), append(turn.Docs, m.Documents...)
+		case Assistant:
+			if !asked {
+				return "", nil, &MessageError{i, "is the assistant's; expected a user's before it"}
+			}
+			turns[len(turns)-1].Answer, asked = m.Content, false
+		default:
+			return "", nil, &MessageError{i, fmt.Sprintf("has role %q; expected system, user or assistant", m.Role)}
+		}
+	}
+	switch {
+	case len(messages) == 0:
+		return "", nil, &MessageError{-1, "is missing; expected at least a user's"}
+	case !asked:
+		return "", nil, &MessageError{len(messages) - 1, "is the last one; expected a user's"}
+	}
+	for i, turn := range turns {
+		if strings.TrimSpace(turn.Question) == "" {
+			return "", nil, &MessageError{last[i], "the question is empty"}
+		}
+	}
+	return system, turns, nil
+}
+
+// Complete goes on from a prompt as it stands, without the chat template: text, or token ids where there is none.
+func (t *Tessera) Complete(ctx context.Context, text string, ids []int32, echo bool, g Generation) (*Receipt, error) {
+	start := time.Now()
+	if text != "" || len(ids) == 0 {
+		ids = t.Tokenize(text)
+	}
+	if len(ids) == 0 {
+		return nil, ErrNoQuestion
+	}
+	blocks := []prompt.Block{{Kind: prompt.Query, Dependent: true, Tokens: ids, Doc: -1}}
+	return t.generate(ctx, start, blocks, nil, g, echo)
+}
+
+// Tokenize is the ids of a text as it begins a prompt.
+func (t *Tessera) Tokenize(text string) []int32 {
+	ids := t.tok.Encode(text)
+	if bos, ok := t.tok.BOS(); ok && t.tok.AddBOS() {
+		ids = append([]int32{bos}, ids...)
+	}
+	return ids
+}
+
+// Detokenize is the text of ids. One that is not in the vocabulary is an error.
+func (t *Tessera) Detokenize(ids []int32) (string, error) {
+	for i, id := range ids {
+		if id < 0 || int(id) >= t.tok.Size() {
+			return "", fmt.Errorf("token %d is %d; the vocabulary has 0 to %d", i+1, id, t.tok.Size()-1)
+		}
+	}
+	return t.tok.Decode(ids), nil
+}
+
+// Piece is the bytes of one token, which may be half a character.
+func (t *Tessera) Piece(id int32) []byte { return t.tok.Piece(id) }
+
+// Name is the model's, without the ending of its file.
+func (t *Tessera) Name() string { return strings.TrimSuffix(t.name, ".gguf") }
+
+// Context is how many tokens a prompt and its answer may have together.
+func (t *Tessera) Context() int { return t.model.Context }
+
+// Load is how many answers are being generated at the moment, and how many prompts are computed or wait.
+func (t *Tessera) Load() (answers, prompts int) { return t.engine.Load() }
+
+func (t *Tessera) generate(ctx context.Context, start time.Time, blocks []prompt.Block, documents []prompt.Document, g Generation, echo bool) (*Receipt, error) {
+	attention, err := t.attention(g.Attention)
+	if err != nil {
+		return nil, err
+	}
+	most := g.MaxTokens
+	if most == 0 && !echo {
+		most = t.model.Context
+	}
+	prepared := time.Since(start)
+	r, err := t.engine.Generate(ctx, engine.Request{
+		Blocks: blocks, Attention: attention, Sampling: g.Sampling, MaxTokens: most, Salt: g.Salt, Grammar: g.Grammar,
+		Logprobs: g.Logprobs, Likely: g.Likely, Echo: echo, Token: g.Token, Emit: g.Emit,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return t.receipt(r, attention, blocks, documents, prepared), nil
+}
+
+// Stored is how full the store is, and its blocks, the one used last first.
+func (t *Tessera) Stored() (kv.Stat, []kv.Info, error) {
+	stat, err := t.store.Stat()
+	if err != nil {
+		return stat, nil, err
+	}
+	infos, err := t.store.List()
+	return stat, infos, err
+}
+
+// Drop removes blocks from the store, or all of them where no ids are given.
+func (t *Tessera) Drop(ids ...kv.ID) (blocks int, bytes int64, err error) {
+	if len(ids) == 0 {
+		return t.store.DropAll()
+	}
+	return t.store.Drop(ids...)
+}

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tessera-llm/tessera/server"
+
+	tessera "github.com/tessera-llm/tessera"
+)
+
+func serveCommand() *cobra.Command {
+	var (
+		addr, keysFile, cert, key string
+		public, quiet             bool
+		o                         server.Options
+		grace                     time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "serve [--addr HOST:PORT]",
+		Short: "Answer over HTTP: OpenAI's API, and a web page",
+		Long: `Answer over HTTP, by OpenAI's API, so that its clients work unchanged, and by a web page at the same address.
+
+API keys come from --keys, a file with a line TENANT SECRET for each (and "admin" behind who may see the store and the metrics), or from
+TESSERA_API_KEYS, the same with commas between. Blocks of one tenant are never found by another. SIGHUP reads the file again; SIGTERM ends
+the server once the requests under way are answered.`,
+		Example: "  tessera serve\n  tessera serve --addr 0.0.0.0:8080 --keys keys.txt --tls-cert cert.pem --tls-key key.pem",
+		Args:    cobra.NoArgs,
+	}
+	model, adapter := modelFlag(cmd), adapterFlag(cmd)
+	f := cmd.Flags()
+	f.StringVar(&addr, "addr", "127.0.0.1:8080", "address to listen on")
+	f.StringVar(&keysFile, "keys", "", "file of API keys")
+	f.BoolVar(&public, "without-keys", false, "listen on a public address even without API keys")
+	f.StringVar(&cert, "tls-cert", "", "certificate, PEM")
+	f.StringVar(&key, "tls-key", "", "its key, PEM")
+	f.IntVar(&o.Active, "active", 64, "requests that are computed at a time")
+	f.IntVar(&o.Waiting, "waiting", 256, "requests that may wait for that; further ones are told to come back")
+	f.DurationVar(&o.Deadline, "deadline", 0, "how long a request may take; 0: as long as it wants")
+	f.DurationVar(&grace, "grace", 30*time.Second, "how long requests under way may take when the server is told to end")
+	f.BoolVar(&quiet, "quiet", false, "log no requests")
+	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		if (cert == "") != (key == "") {
+			return &usageError{errors.New("--tls-cert and --tls-key: want both or neither")}
+		}
+		if o.Active < 1 || o.Waiting < 0 {
+			return &usageError{fmt.Errorf("--active %d --waiting %d: want at least 1 and 0", o.Active, o.Waiting)}
+		}
+		if o.Keys, err = server.ReadKeys(keysFile, os.Getenv("TESSERA_API_KEYS")); err != nil {
+			return err
+		}
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		at := l.Addr().(*net.TCPAddr)
+		o.Loopback = at.AddrPort().Addr().Unmap().IsLoopback()
+		if !o.Loopback && o.Keys == nil && !public {
+			return &usageError{fmt.Errorf("--addr %s: anyone who reaches it could use it; want --keys FILE, or --without-keys if that is meant", addr)}
+		}
+		scheme := "http"
+		if cert != "" {
+			scheme = "https"
+			if l, err = server.TLS(l, cert, key); err != nil {
+				return err
+			}
+		}
+		if !quiet {
+			o.Log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+		}
+		return withTessera(cmd, *model, *adapter, func(t *tessera.Tessera) error {
+			defer reloadOnHangup(o.Keys, cmd)()
+			fmt.Fprintf(cmd.OutOrStdout(), "%s://%s\n", scheme, reachable(at))
+			return server.New(t, o).Serve(cmd.Context(), l, grace)
+		})
+	}
+	return cmd
+}
+
+// reachable is an address to open in a browser: all of the machine's are reached by its own.
+func reachable(at *net.TCPAddr) netip.AddrPort {
+	a := at.AddrPort()
+	if a.Addr().IsUnspecified() {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), a.Port())
+	}
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
+// reloadOnHangup reads keys again at each SIGHUP, until the function it returns is called.
+func reloadOnHangup(keys *server.Keys, cmd *cobra.Command) (stop func()) {
+	if keys == nil {
+		return func() {}
+	}
+	hangups, ended := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(hangups, syscall.SIGHUP)
+	go func() {
+		defer close(ended)
+		for range hangups {
+			if err := keys.Reload(); err != nil {
+				say(cmd.ErrOrStderr(), fmt.Errorf("the API keys stay as they were: %w", err))
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(hangups)
+		close(hangups)
+		<-ended
+	}
+}

@@ -1,0 +1,464 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/tessera-llm/tessera"
+	"github.com/tessera-llm/tessera/engine"
+	"github.com/tessera-llm/tessera/grammar"
+	"github.com/tessera-llm/tessera/prompt"
+)
+
+// A chatRequest is the body of /v1/chat/completions.
+type chatRequest struct {
+	Messages  []chatMessage `json:"messages"`
+	Documents []document    `json:"documents"` // of the last question
+	generationRequest
+	MaxCompletionTokens *int            `json:"max_completion_tokens"`
+	Logprobs            bool            `json:"logprobs"`
+	TopLogprobs         int             `json:"top_logprobs"`
+	ResponseFormat      *responseFormat `json:"response_format"`
+	Tools               []any           `json:"tools"`
+}
+
+// A generationRequest is what both kinds of completions ask for alike.
+type generationRequest struct {
+	Stream        bool           `json:"stream"`
+	StreamOptions *streamOptions `json:"stream_options"`
+	N             *int           `json:"n"`
+	Stop          texts          `json:"stop"`
+	Seed          *int64         `json:"seed"`
+	Temperature   *float32       `json:"temperature"`
+	TopP          *float32       `json:"top_p"`
+	TopK          int            `json:"top_k"`
+	MaxTokens     *int           `json:"max_tokens"`
+	Tessera       *extension     `json:"tessera"`
+}
+
+type streamOptions struct {
+	IncludeUsage bool `json:"include_usage"`
+}
+
+// An extension is what Tessera takes beyond OpenAI's API.
+type extension struct {
+	Attention tessera.Attention `json:"attention"`
+	Split     *bool             `json:"split"` // lines [[block]] cut a message into passages and the question; true unless said
+}
+
+type responseFormat struct {
+	Type   string `json:"type"`
+	Schema *struct {
+		Schema json.RawMessage `json:"schema"`
+	} `json:"json_schema"`
+}
+
+// A chatMessage is one of a chat; its content is a text, or a list of parts that are.
+type chatMessage struct {
+	Role      string  `json:"role"`
+	Content   content `json:"content"`
+	ToolCalls []any   `json:"tool_calls"`
+	Name      string  `json:"name"`
+}
+
+type content string
+
+func (c *content) UnmarshalJSON(b []byte) error {
+	var text string
+	if json.Unmarshal(b, &text) == nil {
+		*c = content(text)
+		return nil
+	}
+	var parts []struct{ Type, Text string }
+	if err := json.Unmarshal(b, &parts); err != nil {
+		return fmt.Errorf("content: expected a text, or a list of parts {\"type\":\"text\",\"text\"}")
+	}
+	for _, p := range parts {
+		if p.Type != "text" {
+			return fmt.Errorf("content: a part of type %q; this model reads text", p.Type)
+		}
+		*c += content(p.Text)
+	}
+	return nil
+}
+
+// texts is one text or a list of them.
+type texts []string
+
+func (t *texts) UnmarshalJSON(b []byte) error {
+	var one string
+	if json.Unmarshal(b, &one) == nil {
+		*t = texts{one}
+		return nil
+	}
+	return json.Unmarshal(b, (*[]string)(t))
+}
+
+// A document is {"id","title","text"}, the same under "data", or a text.
+type document prompt.Document
+
+func (d *document) UnmarshalJSON(b []byte) error {
+	var text string
+	if json.Unmarshal(b, &text) == nil {
+		d.Text = text
+		return nil
+	}
+	type fields struct{ ID, Title, Text, Content, Snippet string }
+	var flat struct {
+		fields
+		Data *fields
+	}
+	if err := json.Unmarshal(b, &flat); err != nil {
+		return fmt.Errorf("documents: expected texts, or objects {\"id\",\"title\",\"text\"}")
+	}
+	f := flat.fields
+	if flat.Data != nil {
+		if f = *flat.Data; f.ID == "" {
+			f.ID = flat.ID
+		}
+	}
+	for _, other := range []string{f.Content, f.Snippet} {
+		if f.Text == "" {
+			f.Text = other
+		}
+	}
+	if f.Text == "" {
+		return fmt.Errorf("documents: one has no text")
+	}
+	d.ID, d.Title, d.Text = f.ID, f.Title, f.Text
+	return nil
+}
+
+// mostChoices is how many answers one request may ask for.
+const mostChoices = 16
+
+// generation checks what is asked for and makes it what a Tessera takes.
+func (q *generationRequest) generation(k *Key) (g tessera.Generation, choices int, err error) {
+	choices = 1
+	if q.N != nil {
+		choices = *q.N
+	}
+	if choices < 1 || choices > mostChoices {
+		return g, 0, invalid("n", "found %d, expected 1 to %d", choices, mostChoices)
+	}
+	g.Salt, g.Stop, g.TopK = k.salt(), q.Stop, q.TopK
+	if q.Temperature != nil {
+		g.Temperature = *q.Temperature
+	}
+	if q.TopP != nil {
+		g.TopP = *q.TopP
+	}
+	if g.Seed = rand.Uint64(); q.Seed != nil {
+		g.Seed = uint64(*q.Seed)
+	}
+	if q.MaxTokens != nil {
+		if g.MaxTokens = *q.MaxTokens; g.MaxTokens < 1 {
+			return g, 0, invalid("max_tokens", "found %d, expected at least 1", g.MaxTokens)
+		}
+	}
+	if q.Tessera != nil {
+		g.Attention = q.Tessera.Attention
+		switch g.Attention {
+		case "", tessera.Auto, tessera.Block, tessera.Full:
+		default:
+			return g, 0, invalid("tessera.attention", "found %q, expected auto, block or full", g.Attention)
+		}
+	}
+	return g, choices, g.Validate()
+}
+
+// conversation makes the messages what a Tessera takes. Results of tools are documents of the question that they were fetched for.
+func (q *chatRequest) conversation() ([]tessera.Message, error) {
+	split := q.Tessera == nil || q.Tessera.Split == nil || *q.Tessera.Split
+	var out []tessera.Message
+	for i, m := range q.Messages {
+		text := string(m.Content)
+		switch m.Role {
+		case "system", "developer":
+			out = append(out, tessera.Message{Role: tessera.System, Content: text})
+		case "user":
+			one := tessera.Message{Role: tessera.User, Content: text}
+			if split {
+				one.Documents, one.Content = prompt.Split(text)
+			}
+			out = append(out, one)
+		case "assistant":
+			if text != "" || len(m.ToolCalls) == 0 {
+				out = append(out, tessera.Message{Role: tessera.Assistant, Content: text})
+			}
+		case "tool", "function":
+			if len(out) == 0 || out[len(out)-1].Role != tessera.User {
+				return nil, &tessera.MessageError{Index: i, Problem: "is a tool's; expected a user's before it"}
+			}
+			last := &out[len(out)-1]
+			last.Documents = append(last.Documents, prompt.Document{Title: m.Name, Text: text})
+		default:
+			return nil, &tessera.MessageError{Index: i, Problem: fmt.Sprintf("has role %q; expected system, developer, user, assistant or tool", m.Role)}
+		}
+	}
+	if len(out) == 0 {
+		return nil, invalid("messages", "there are none; expected at least a user's")
+	}
+	for _, d := range q.Documents {
+		last := &out[len(out)-1]
+		last.Documents = append(last.Documents, prompt.Document(d))
+	}
+	n := 0
+	for i := range out {
+		for j := range out[i].Documents {
+			n++
+			if d := &out[i].Documents[j]; d.ID == "" {
+				d.ID = strconv.Itoa(n) // so that the receipt can name it
+			}
+		}
+	}
+	return out, nil
+}
+
+// chat is POST /v1/chat/completions.
+func (s *Server) chat(w http.ResponseWriter, r *http.Request, k *Key) error {
+	var q chatRequest
+	if err := readJSON(r, &q); err != nil {
+		return err
+	}
+	messages, err := q.conversation()
+	if err != nil {
+		return err
+	}
+	if q.MaxCompletionTokens != nil {
+		q.MaxTokens = q.MaxCompletionTokens
+	}
+	g, choices, err := q.generation(k)
+	if err != nil {
+		return err
+	}
+	if len(q.Tools) > 0 {
+		return invalid("tools", "this version does not call tools; send their results as messages of role tool")
+	}
+	if q.TopLogprobs < 0 || q.TopLogprobs > 20 {
+		return invalid("top_logprobs", "found %d, expected 0 to 20", q.TopLogprobs)
+	}
+	g.Logprobs, g.Likely = q.Logprobs, q.TopLogprobs
+	if g.Grammar, err = q.ResponseFormat.grammar(); err != nil {
+		return err
+	}
+	c := completion{s: s, id: "chatcmpl-" + id(), object: "chat.completion", created: time.Now().Unix(), q: &q.generationRequest, chat: true, documents: documentsOf(messages)}
+	return c.answer(w, g, choices, func(g tessera.Generation) (*tessera.Receipt, error) { return s.tessera.Chat(r.Context(), messages, g) })
+}
+
+func documentsOf(messages []tessera.Message) (all []prompt.Document) {
+	for _, m := range messages {
+		all = append(all, m.Documents...)
+	}
+	return all
+}
+
+// grammar is what a response format holds answers to, nil for none.
+func (f *responseFormat) grammar() (*grammar.Grammar, error) {
+	if f == nil {
+		return nil, nil
+	}
+	switch f.Type {
+	case "", "text":
+		return nil, nil
+	case "json_object":
+		return grammar.JSONObject(), nil
+	case "json_schema":
+		if f.Schema == nil || len(bytes.TrimSpace(f.Schema.Schema)) == 0 {
+			return nil, invalid("response_format.json_schema.schema", "is missing")
+		}
+		return grammar.JSONSchema(f.Schema.Schema)
+	}
+	return nil, invalid("response_format.type", "found %q, expected text, json_object or json_schema", f.Type)
+}
+
+// id is a random one.
+func id() string { return fmt.Sprintf("%016x%08x", rand.Uint64(), rand.Uint32()) }
+
+// A completion is the answers to one request, as they are sent.
+type completion struct {
+	s         *Server
+	id        string
+	object    string // of the whole; a chunk's has an ending
+	created   int64
+	q         *generationRequest
+	chat      bool
+	documents []prompt.Document
+
+	tokens []engine.Token // of the answer under way that were not sent
+}
+
+// usage counts tokens.
+type usage struct {
+	Prompt     int `json:"prompt_tokens"`
+	Completion int `json:"completion_tokens"`
+	Total      int `json:"total_tokens"`
+	Details    struct {
+		Cached int `json:"cached_tokens"`
+	} `json:"prompt_tokens_details"`
+}
+
+func (u *usage) add(r *tessera.Receipt) {
+	u.Prompt, u.Completion, u.Details.Cached = r.Usage.Prompt, u.Completion+r.Usage.Completion, r.Usage.Cached
+	u.Total = u.Prompt + u.Completion
+}
+
+// A receipt is the receipt of the first answer, with the documents that were sent.
+type receipt struct {
+	*tessera.Receipt
+	Answer    *struct{}         `json:"answer,omitempty"` // stands in the choices
+	Documents []receiptDocument `json:"documents,omitempty"`
+}
+
+type receiptDocument struct {
+	ID    string `json:"id"`
+	Title string `json:"title,omitempty"`
+	Text  string `json:"text"`
+}
+
+// answer makes the choices one after the other: their prompt is computed once. It sends them as they come, or all at the end.
+func (c *completion) answer(w http.ResponseWriter, g tessera.Generation, choices int, generate func(tessera.Generation) (*tessera.Receipt, error)) error {
+	var (
+		all   []any
+		sum   usage
+		first *receipt
+	)
+	for i := range choices {
+		text := ""
+		one := g
+		one.Seed += uint64(i)
+		pace := c.s.metrics.pace()
+		c.tokens = nil
+		var told []engine.Token
+		one.Token = func(t engine.Token) { told, c.tokens = append(told, t), append(c.tokens, t) }
+		one.Emit = func(piece string) error {
+			pace()
+			text += piece
+			if !c.q.Stream {
+				return nil
+			}
+			return c.send(w, c.chunk(i, piece, c.take(), ""))
+		}
+		r, err := generate(one)
+		if err != nil {
+			return err
+		}
+		c.s.metrics.answered(r)
+		sum.add(r)
+		if first == nil {
+			first = &receipt{Receipt: r}
+			for _, d := range c.documents {
+				first.Documents = append(first.Documents, receiptDocument(d))
+			}
+		}
+		if c.q.Stream {
+			last := c.chunk(i, "", c.take(), string(r.Finish))
+			if i == choices-1 && !c.usageWanted() {
+				last["tessera"] = first
+			}
+			if err := c.send(w, last); err != nil {
+				return err
+			}
+			continue
+		}
+		all = append(all, c.choice(i, text, told, string(r.Finish)))
+	}
+	if c.q.Stream {
+		if c.usageWanted() {
+			if err := c.send(w, map[string]any{"id": c.id, "object": c.chunkObject(), "created": c.created, "model": c.s.o.StartedFor, "choices": []any{}, "usage": sum, "tessera": first}); err != nil {
+				return err
+			}
+		}
+		return endStream(w)
+	}
+	writeJSON(w, map[string]any{"id": c.id, "object": c.object, "created": c.created, "model": c.s.o.StartedFor, "choices": all, "usage": sum, "tessera": first})
+	return nil
+}
+
+func (c *completion) usageWanted() bool {
+	return c.q.StreamOptions != nil && c.q.StreamOptions.IncludeUsage
+}
+
+// send sends an event, and begins the stream with the first one: until then errors have a status.
+func (c *completion) send(w http.ResponseWriter, event any) error {
+	if w.Header().Get("Content-Type") != eventStream {
+		beginStream(w)
+	}
+	return writeEvent(w, event)
+}
+
+// take are the tokens since the last piece.
+func (c *completion) take() []engine.Token {
+	t := c.tokens
+	c.tokens = nil
+	return t
+}
+
+func (c *completion) chunkObject() string {
+	if c.chat {
+		return c.object + ".chunk"
+	}
+	return c.object
+}
+
+// chunk is a piece of a choice.
+func (c *completion) chunk(index int, text string, tokens []engine.Token, finish string) map[string]any {
+	choice := map[string]any{"index": index, "finish_reason": nil, "logprobs": c.logprobs(tokens)}
+	if finish != "" {
+		choice["finish_reason"] = finish
+	}
+	if c.chat {
+		delta := map[string]any{}
+		if finish == "" {
+			delta["role"], delta["content"] = "assistant", text
+		}
+		choice["delta"] = delta
+	} else {
+		choice["text"] = text
+	}
+	return map[string]any{"id": c.id, "object": c.chunkObject(), "created": c.created, "model": c.s.o.StartedFor, "choices": []any{choice}}
+}
+
+// choice is a whole one.
+func (c *completion) choice(index int, text string, tokens []engine.Token, finish string) map[string]any {
+	choice := map[string]any{"index": index, "finish_reason": finish, "logprobs": c.logprobs(tokens)}
+	if c.chat {
+		choice["message"] = map[string]any{"role": "assistant", "content": text, "refusal": nil}
+	} else {
+		choice["text"] = text
+	}
+	return choice
+}
+
+// logprobs are those of tokens in the shape of the endpoint, null for none.
+func (c *completion) logprobs(tokens []engine.Token) any {
+	if len(tokens) == 0 {
+		return nil
+	}
+	if !c.chat {
+		return c.plainLogprobs(tokens)
+	}
+	entry := func(id int32, logprob float64) map[string]any {
+		piece := c.s.tessera.Piece(id)
+		numbers := make([]int, len(piece))
+		for i, b := range piece {
+			numbers[i] = int(b)
+		}
+		return map[string]any{"token": string(bytes.ToValidUTF8(piece, []byte("\uFFFD"))), "logprob": logprob, "bytes": numbers}
+	}
+	list := []any{}
+	for _, t := range tokens {
+		e, top := entry(t.ID, t.Logprob), []any{}
+		for _, a := range t.Likely {
+			top = append(top, entry(a.ID, a.Logprob))
+		}
+		e["top_logprobs"] = top
+		list = append(list, e)
+	}
+	return map[string]any{"content": list, "refusal": nil}
+}

@@ -1,0 +1,228 @@
+// Package server is a Tessera over HTTP: OpenAI's API, so that its clients work unchanged, what Tessera has beyond it, and a web page.
+//
+//	/v1/chat/completions  /v1/completions  /v1/models  /tokenize  /detokenize      chat.go, completions.go
+//	/api/store                                                                    store.go
+//	/health  /ready  /metrics                                                     here, metrics.go
+//	/                                                                             web/, embedded
+//
+// A request passes, in this order: the check of where it comes from, its key, the limit of its body, the queue, its handler.
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/tessera-llm/tessera"
+)
+
+// Options of a Server. The zero value is sensible for one user on one machine.
+type Options struct {
+	Keys       *Keys        // nil: nobody needs one
+	Active     int          // requests that are computed at a time; 0: 64
+	Waiting    int          // and that may wait for that; 0: 256
+	BodyBytes  int64        // of a request; 0: 32 MiB
+	Log        *slog.Logger // nil: nothing is logged. Prompts never are
+	Loopback   bool         // listens on the machine's own addresses alone: a request for another host name is a web page's trick
+	Deadline   time.Duration
+	StartedFor string // the model's name, for /v1/models; "": that of the Tessera
+}
+
+// A Server answers HTTP requests with one Tessera.
+type Server struct {
+	tessera *tessera.Tessera
+	o       Options
+	metrics *metrics
+	mux     *http.ServeMux
+	active  chan struct{} // holds a token for each request that is computed
+	waiting atomic.Int64
+	started time.Time
+}
+
+// New makes a Server. The Tessera must be closed after the last request.
+func New(t *tessera.Tessera, o Options) *Server {
+	if o.Active == 0 {
+		o.Active = 64
+	}
+	if o.Waiting == 0 {
+		o.Waiting = 256
+	}
+	if o.BodyBytes == 0 {
+		o.BodyBytes = 32 << 20
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.StartedFor == "" {
+		o.StartedFor = t.Name()
+	}
+	s := &Server{tessera: t, o: o, metrics: newMetrics(t), mux: http.NewServeMux(), active: make(chan struct{}, o.Active), started: time.Now()}
+	s.handle("POST /v1/chat/completions", s.queued(s.chat))
+	s.handle("POST /v1/completions", s.queued(s.complete))
+	s.handle("GET /v1/models", s.models)
+	s.handle("GET /v1/models/{id...}", s.model)
+	s.handle("POST /tokenize", s.tokenize)
+	s.handle("POST /detokenize", s.detokenize)
+	s.handle("GET /api/store", s.store)
+	s.handle("POST /api/store/drop", s.drop)
+	s.handle("GET /metrics", s.metrics.serve)
+	open := func(w http.ResponseWriter, r *http.Request) { writeJSON(w, map[string]string{"status": "ok"}) }
+	s.mux.HandleFunc("GET /health", open)
+	s.mux.HandleFunc("GET /ready", open) // the model is loaded before the server listens
+	s.mux.Handle("GET /", page())
+	return s
+}
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	seen := &recorder{ResponseWriter: w, status: http.StatusOK}
+	if err := s.allowed(r); err != nil {
+		writeError(seen, err)
+	} else {
+		r.Body = http.MaxBytesReader(seen, r.Body, s.o.BodyBytes)
+		s.mux.ServeHTTP(seen, r)
+	}
+	s.o.Log.Info("request", "method", r.Method, "path", r.URL.Path, "status", seen.status, "ms", time.Since(start).Milliseconds(), "from", r.RemoteAddr)
+}
+
+// allowed refuses what a page of another site makes a browser send: to the loopback address under another host name, or with another
+// origin than this server's.
+func (s *Server) allowed(r *http.Request) error {
+	host := r.Host
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	if s.o.Loopback && !loopbackName(host) {
+		return &apiError{Status: http.StatusForbidden, Type: "invalid_request_error", Message: fmt.Sprintf("the host %q is not this machine's own; listen on another address to be reached by it", host)}
+	}
+	if origin := r.Header.Get("Origin"); origin != "" && origin != "http://"+r.Host && origin != "https://"+r.Host {
+		return &apiError{Status: http.StatusForbidden, Type: "invalid_request_error", Message: fmt.Sprintf("requests from the origin %q are not allowed", origin)}
+	}
+	return nil
+}
+
+func loopbackName(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil && addr.IsLoopback()
+}
+
+// A handler answers, or returns an error for writeError.
+type handler func(w http.ResponseWriter, r *http.Request, k *Key) error
+
+// handle routes to a handler what has a key, where keys are needed.
+func (s *Server) handle(pattern string, h handler) {
+	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		key, err := s.o.Keys.of(r)
+		if err == nil {
+			err = h(w, r, key)
+		}
+		if err != nil {
+			writeError(w, err)
+		}
+	})
+}
+
+// queued lets so many requests be computed at a time, and so many wait; others are told to come back.
+func (s *Server) queued(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request, k *Key) error {
+		if s.waiting.Add(1) > int64(s.o.Waiting+s.o.Active) {
+			s.waiting.Add(-1)
+			w.Header().Set("Retry-After", "1")
+			return &apiError{Status: http.StatusTooManyRequests, Type: "rate_limit_error", Code: "queue_full", Message: fmt.Sprintf("%d requests wait already; try again in a second", s.o.Waiting)}
+		}
+		defer s.waiting.Add(-1)
+		ctx := r.Context()
+		if s.o.Deadline > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeoutCause(ctx, s.o.Deadline, errDeadline)
+			defer cancel()
+		}
+		select {
+		case s.active <- struct{}{}:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		defer func() { <-s.active }()
+		return h(w, r.WithContext(ctx), k)
+	}
+}
+
+var errDeadline = &apiError{Status: http.StatusServiceUnavailable, Type: "server_error", Code: "deadline", Message: "the request took longer than this server allows"}
+
+// Serve answers on a listener until ctx ends; requests under way then have grace to end.
+func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration) error {
+	web := &http.Server{
+		Handler: s, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 5 * time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelDebug),
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- web.Serve(l) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	err := web.Shutdown(patience)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = web.Close() // which cancels them
+	}
+	if serving := <-ended; !errors.Is(serving, http.ErrServerClosed) {
+		err = errors.Join(err, serving)
+	}
+	return err
+}
+
+// salt keeps the blocks of a key's tenant from others'; without keys there is none.
+func (k *Key) salt() []byte {
+	if k == nil {
+		return nil
+	}
+	sum := sha256.Sum256([]byte("tessera tenant " + k.Tenant))
+	return sum[:]
+}
+
+// recorder remembers the status.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	wrote  bool
+}
+
+func (r *recorder) WriteHeader(status int) {
+	if !r.wrote {
+		r.status, r.wrote = status, true
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	r.wrote = true
+	return r.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// TLS makes connections of a listener encrypted.
+func TLS(l net.Listener, cert, key string) (net.Listener, error) {
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("%s, %s: %w", cert, key, err)
+	}
+	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}), nil
+}

@@ -1,0 +1,502 @@
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/option"
+	"go.uber.org/goleak"
+
+	"github.com/tessera-llm/tessera/internal/testenv"
+
+	tessera "github.com/tessera-llm/tessera"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent(), goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"), goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"))
+}
+
+// start runs a server with the tiny model, whose tokens are bytes and whose context is 512, and a client of OpenAI's for it.
+func start(t *testing.T, o Options) (openai.Client, *httptest.Server) {
+	t.Helper()
+	x, err := tessera.Open(tessera.Options{Model: testenv.Tiny("tiny-tied.gguf"), Threads: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewServer(New(x, o))
+	t.Cleanup(func() {
+		s.Close()
+		if err := x.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return openai.NewClient(option.WithBaseURL(s.URL+"/v1"), option.WithAPIKey("none"), option.WithMaxRetries(0), option.WithHTTPClient(s.Client())), s
+}
+
+func question(text string) openai.ChatCompletionNewParams {
+	return openai.ChatCompletionNewParams{
+		Model:     "tiny-tied",
+		Messages:  []openai.ChatCompletionMessageParamUnion{openai.SystemMessage("Be brief."), openai.UserMessage(text)},
+		MaxTokens: openai.Int(12),
+	}
+}
+
+// withDocuments adds what OpenAI's client knows nothing of.
+var withDocuments = []option.RequestOption{
+	option.WithJSONSet("documents", []any{map[string]any{"id": "a", "title": "Ravens", "text": "Ravens hide food."}, "Owls hear well."}),
+	option.WithJSONSet("tessera", map[string]any{"attention": "block"}),
+}
+
+// A receiptOf is the part of a response that tests look at.
+type receiptOf struct {
+	Tessera struct {
+		Attention string
+		Blocks    []struct{ Kind, Doc, Source string }
+		Documents []struct{ ID, Text string }
+	}
+}
+
+func TestChat_OpenAIsClient_AnswersWithReceipt(t *testing.T) {
+	client, _ := start(t, Options{})
+	var texts [2]string
+	for i, want := range []string{"computed", "ram"} {
+		got, err := client.Chat.Completions.New(t.Context(), question("Which bird hides food?"), withDocuments...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got.Choices) != 1 || got.Choices[0].Message.Content == "" || got.Model != "tiny-tied" || got.Object != "chat.completion" {
+			t.Errorf("got %+v", got)
+		}
+		texts[i] = got.Choices[0].Message.Content
+		var r receiptOf
+		if err := json.Unmarshal([]byte(got.RawJSON()), &r); err != nil {
+			t.Fatal(err)
+		}
+		blocks := r.Tessera.Blocks
+		if r.Tessera.Attention != "block" || len(blocks) != 4 || blocks[1].Doc != "a" || blocks[2].Doc != "2" || blocks[1].Source != want || blocks[3].Kind != "query" || len(r.Tessera.Documents) != 2 {
+			t.Errorf("receipt %+v, want the passages to be %s", r, want)
+		}
+		u := got.Usage
+		if u.PromptTokens == 0 || u.CompletionTokens != 12 || u.TotalTokens != u.PromptTokens+12 || (u.PromptTokensDetails.CachedTokens > 0) != (want == "ram") {
+			t.Errorf("usage %+v", u)
+		}
+	}
+	if texts[0] != texts[1] {
+		t.Errorf("from computed blocks %q, from stored ones %q", texts[0], texts[1])
+	}
+}
+
+func TestChat_Streamed_IsTheSameText(t *testing.T) {
+	client, _ := start(t, Options{})
+	whole, err := client.Chat.Completions.New(t.Context(), question("Which bird?"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := question("Which bird?")
+	q.StreamOptions = openai.ChatCompletionStreamOptionsParam{IncludeUsage: openai.Bool(true)}
+	stream := client.Chat.Completions.NewStreaming(t.Context(), q)
+	var all openai.ChatCompletionAccumulator
+	pieces, receipts := 0, 0
+	for stream.Next() {
+		chunk := stream.Current()
+		if all.AddChunk(chunk); len(chunk.Choices) > 0 && chunk.Choices[0].Delta.Content != "" {
+			pieces++
+		}
+		if strings.Contains(chunk.RawJSON(), `"tessera":`) {
+			receipts++
+		}
+	}
+	if err := stream.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if got := all.Choices[0].Message.Content; got != whole.Choices[0].Message.Content || pieces < 2 || receipts != 1 {
+		t.Errorf("%q in %d pieces, %d receipts; in one %q", got, pieces, receipts, whole.Choices[0].Message.Content)
+	}
+	if all.Choices[0].FinishReason != "length" || all.Usage.CompletionTokens != 12 {
+		t.Errorf("finish %q, usage %+v", all.Choices[0].FinishReason, all.Usage)
+	}
+}
+
+func TestChat_Parameters(t *testing.T) {
+	client, _ := start(t, Options{})
+	q := question("Which bird?")
+	q.N, q.Temperature, q.Seed, q.Logprobs, q.TopLogprobs = openai.Int(3), openai.Float(1), openai.Int(7), openai.Bool(true), openai.Int(2)
+	first, err := client.Chat.Completions.New(t.Context(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := client.Chat.Completions.New(t.Context(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var texts []string
+	for i, c := range first.Choices {
+		if c.Message.Content != again.Choices[i].Message.Content {
+			t.Errorf("choice %d: the same seed gives %q and %q", i, c.Message.Content, again.Choices[i].Message.Content)
+		}
+		texts = append(texts, c.Message.Content)
+		if l := c.Logprobs.Content; len(l) != 12 || len(l[0].TopLogprobs) != 2 || l[0].TopLogprobs[0].Logprob < l[0].TopLogprobs[1].Logprob || l[0].Logprob > 0 {
+			t.Errorf("choice %d: logprobs %+v", i, l)
+		}
+	}
+	slices.Sort(texts)
+	if len(slices.Compact(texts)) < 2 {
+		t.Errorf("three choices that are drawn are all %q", texts[0])
+	}
+	q = question("Which bird?")
+	whole, err := client.Chat.Completions.New(t.Context(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := whole.Choices[0].Message.Content
+	q.Stop = openai.ChatCompletionNewParamsStopUnion{OfStringArray: []string{text[4:6]}}
+	stopped, err := client.Chat.Completions.New(t.Context(), q)
+	if err != nil || stopped.Choices[0].FinishReason != "stop" || !strings.HasPrefix(text, stopped.Choices[0].Message.Content) || strings.Contains(stopped.Choices[0].Message.Content, text[4:6]) {
+		t.Errorf("stop at %q of %q: %+v, %v", text[4:6], text, stopped, err)
+	}
+}
+
+func TestChat_JSONSchema_HoldsTheAnswer(t *testing.T) {
+	client, _ := start(t, Options{})
+	q := question("Which bird?")
+	q.MaxTokens = openai.Int(100)
+	q.ResponseFormat = openai.ChatCompletionNewParamsResponseFormatUnion{OfJSONSchema: &openai.ResponseFormatJSONSchemaParam{JSONSchema: openai.ResponseFormatJSONSchemaJSONSchemaParam{
+		Name: "bird", Strict: openai.Bool(true),
+		Schema: map[string]any{"type": "object", "properties": map[string]any{"bird": map[string]any{"enum": []string{"raven", "owl"}}}, "required": []string{"bird"}, "additionalProperties": false},
+	}}}
+	got, err := client.Chat.Completions.New(t.Context(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct{ Bird string }
+	if err := json.Unmarshal([]byte(got.Choices[0].Message.Content), &v); err != nil || v.Bird != "raven" && v.Bird != "owl" {
+		t.Errorf("%q: %v", got.Choices[0].Message.Content, err)
+	}
+}
+
+func TestCompletions_EchoAndLogprobs(t *testing.T) {
+	client, _ := start(t, Options{})
+	got, err := client.Completions.New(t.Context(), openai.CompletionNewParams{
+		Model: "tiny", Prompt: openai.CompletionNewParamsPromptUnion{OfString: openai.String("Ravens")}, MaxTokens: openai.Int(0), Echo: openai.Bool(true), Logprobs: openai.Int(1),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := got.Choices[0]
+	if c.Text != "Ravens" || len(c.Logprobs.Tokens) != 6 || c.Logprobs.Tokens[1] != "a" || c.Logprobs.TokenLogprobs[1] >= 0 || c.Logprobs.TextOffset[5] != 5 || got.Usage.CompletionTokens != 0 {
+		t.Errorf("echo alone: %+v", c)
+	}
+	stream := client.Completions.NewStreaming(t.Context(), openai.CompletionNewParams{
+		Model: "tiny", Prompt: openai.CompletionNewParamsPromptUnion{OfArrayOfTokens: []int64{82, 97}}, MaxTokens: openai.Int(4),
+	})
+	pieces := 0
+	for stream.Next() {
+		pieces++
+	}
+	if stream.Err() != nil || pieces < 2 {
+		t.Errorf("from token ids: %d pieces, %v", pieces, stream.Err())
+	}
+}
+
+func TestModels_AreListedAndNamed(t *testing.T) {
+	client, _ := start(t, Options{})
+	list, err := client.Models.List(t.Context())
+	if err != nil || len(list.Data) != 1 || list.Data[0].ID != "tiny-tied" {
+		t.Errorf("%+v, %v", list, err)
+	}
+	var api *openai.Error
+	if _, err := client.Models.Get(t.Context(), "other"); !errors.As(err, &api) || api.StatusCode != 404 || api.Code != "model_not_found" {
+		t.Errorf("a model that is not there: %v", err)
+	}
+}
+
+// post sends a body and returns the status and the response.
+func post(t *testing.T, url, body string, header ...string) (int, string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(text)
+}
+
+func TestBadInput_Is4xxInOpenAIsShape(t *testing.T) {
+	_, s := start(t, Options{BodyBytes: 4096})
+	const user = `"messages":[{"role":"user","content":"Who?"}]`
+	for _, tt := range []struct {
+		path, body string
+		status     int
+		want       string
+	}{
+		{"/v1/chat/completions", `{`, 400, "no JSON object"},
+		{"/v1/chat/completions", `[]`, 400, "no JSON object"},
+		{"/v1/chat/completions", `{} {}`, 400, "something follows"},
+		{"/v1/chat/completions", `{"messages":[]}`, 400, "messages: there are none"},
+		{"/v1/chat/completions", `{"messages":[{"role":"user","content":" "}]}`, 400, "question is empty"},
+		{"/v1/chat/completions", `{"messages":[{"role":"bird","content":"x"}]}`, 400, `message 1: has role \"bird\"`},
+		{"/v1/chat/completions", `{"messages":[{"role":"user","content":[{"type":"image_url"}]}]}`, 400, "this model reads text"},
+		{"/v1/chat/completions", `{"n":0,` + user + `}`, 400, "n: found 0"},
+		{"/v1/chat/completions", `{"temperature":-1,` + user + `}`, 400, "temperature"},
+		{"/v1/chat/completions", `{"max_tokens":0,` + user + `}`, 400, "max_tokens"},
+		{"/v1/chat/completions", `{"max_tokens":"x",` + user + `}`, 400, "max_tokens: found a string"},
+		{"/v1/chat/completions", `{"tessera":{"attention":"none"},` + user + `}`, 400, "tessera.attention"},
+		{"/v1/chat/completions", `{"documents":[{"id":"x"}],` + user + `}`, 400, "has no text"},
+		{"/v1/chat/completions", `{"response_format":{"type":"json_schema","json_schema":{"schema":{"pattern":"x"}}},` + user + `}`, 400, "pattern is not supported"},
+		{"/v1/chat/completions", `{"tools":[{}],` + user + `}`, 400, "tools"},
+		{"/v1/chat/completions", `{"messages":[{"role":"user","content":"` + strings.Repeat("x", 600) + `"}]}`, 400, "context_length_exceeded"},
+		{"/v1/chat/completions", `{"messages":[{"role":"user","content":"` + strings.Repeat("x", 5000) + `"}]}`, 413, "larger than 4096 bytes"},
+		{"/v1/completions", `{"prompt":""}`, 400, "prompt: is empty"},
+		{"/v1/completions", `{"prompt":["a","b"]}`, 400, "found 2 of them"},
+		{"/v1/completions", `{"prompt":[70000]}`, 400, "the vocabulary has"},
+		{"/v1/completions", `{"prompt":{}}`, 400, "expected a text"},
+		{"/tokenize", `{}`, 400, "content: is missing"},
+		{"/detokenize", `{"tokens":[-1]}`, 400, "token 1 is -1"},
+		{"/api/store/drop", `{"ids":["x"]}`, 400, "is no id of a block"},
+	} {
+		status, text := post(t, s.URL+tt.path, tt.body)
+		var e struct {
+			Error struct{ Message, Type, Param, Code string }
+		}
+		if err := json.Unmarshal([]byte(text), &e); err != nil || status != tt.status || !strings.Contains(text, tt.want) || e.Error.Type == "" || e.Error.Message == "" {
+			t.Errorf("%s %.80s: %d %s; want %d with %q", tt.path, tt.body, status, text, tt.status, tt.want)
+		}
+	}
+}
+
+func TestTokenize_ThereAndBack(t *testing.T) {
+	_, s := start(t, Options{})
+	if status, text := post(t, s.URL+"/tokenize", `{"content":"Owl"}`); status != 200 || text != `{"count":3,"tokens":[79,119,108]}`+"\n" {
+		t.Errorf("%d %s", status, text)
+	}
+	if status, text := post(t, s.URL+"/detokenize", `{"tokens":[79,119,108]}`); status != 200 || text != `{"content":"Owl"}`+"\n" {
+		t.Errorf("%d %s", status, text)
+	}
+}
+
+func TestCrossSiteRequests_AreRefused(t *testing.T) {
+	_, s := start(t, Options{Loopback: true})
+	get := func(host, origin string) int {
+		r, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/v1/models", nil)
+		r.Host = host
+		if origin != "" {
+			r.Header.Set("Origin", origin)
+		}
+		response, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		return response.StatusCode
+	}
+	for _, tt := range []struct {
+		host, origin string
+		want         int
+	}{{"127.0.0.1:80", "", 200}, {"localhost:8080", "http://localhost:8080", 200}, {"[::1]:1", "", 200}, {"evil.example", "", 403}, {"127.0.0.1.evil.example", "", 403}, {"localhost:8080", "http://evil.example", 403}, {"localhost:8080", "null", 403}} {
+		if got := get(tt.host, tt.origin); got != tt.want {
+			t.Errorf("host %q, origin %q: %d, want %d", tt.host, tt.origin, got, tt.want)
+		}
+	}
+}
+
+func TestKeys_TenantsDoNotShareBlocks(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	write := func(text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("# tenants\nann 0123456789abcdef-ann admin\nbob 0123456789abcdef-bob\n")
+	keys, err := ReadKeys(path, "eve 0123456789abcdef-eve")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, s := start(t, Options{Keys: keys})
+	body := `{"messages":[{"role":"user","content":"Who?"}],"documents":["Ravens hide food."],"max_tokens":2,"tessera":{"attention":"block"}}`
+	ask := func(secret string) (int, int) {
+		status, text := post(t, s.URL+"/v1/chat/completions", body, "Authorization", "Bearer "+secret)
+		var v struct {
+			Usage struct {
+				Details struct {
+					Cached int `json:"cached_tokens"`
+				} `json:"prompt_tokens_details"`
+			}
+		}
+		_ = json.Unmarshal([]byte(text), &v)
+		return status, v.Usage.Details.Cached
+	}
+	for _, tt := range []struct {
+		secret string
+		status int
+		cached bool
+	}{{"0123456789abcdef-ann", 200, false}, {"0123456789abcdef-ann", 200, true}, {"0123456789abcdef-bob", 200, false}, {"0123456789abcdef-bob", 200, true}, {"0123456789abcdef-eve", 200, false}, {"wrong", 401, false}, {"", 401, false}} {
+		if status, cached := ask(tt.secret); status != tt.status || (cached > 0) != tt.cached {
+			t.Errorf("%s: status %d, %d tokens cached; want %d, cached %v", tt.secret, status, cached, tt.status, tt.cached)
+		}
+	}
+	for secret, want := range map[string]int{"0123456789abcdef-ann": 200, "0123456789abcdef-bob": 403} {
+		if status, text := post(t, s.URL+"/api/store/drop", `{}`, "Authorization", "Bearer "+secret); status != want {
+			t.Errorf("dropping blocks with %s: %d %s, want %d", secret, status, text, want)
+		}
+	}
+	write("carl 0123456789abcdef-carl\n")
+	if err := keys.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	write("carl short\n")
+	if err := keys.Reload(); err == nil || !strings.Contains(err.Error(), "keys:1: the secret of carl has 5 characters") {
+		t.Errorf("a secret that is too short: %v", err)
+	}
+	if was, _ := ask("0123456789abcdef-ann"); was != 401 {
+		t.Errorf("a key that was taken away: %d", was)
+	}
+	if is, _ := ask("0123456789abcdef-carl"); is != 200 {
+		t.Errorf("a key that came: %d", is)
+	}
+}
+
+func TestQueue_Full_IsTold(t *testing.T) {
+	_, s := start(t, Options{Active: 1, Waiting: 1})
+	body := `{"messages":[{"role":"user","content":"Who?"}],"max_tokens":300}`
+	var mu sync.Mutex
+	seen := map[int]int{}
+	var all sync.WaitGroup
+	for range 12 {
+		all.Go(func() {
+			status, text := post(t, s.URL+"/v1/chat/completions", body)
+			mu.Lock()
+			defer mu.Unlock()
+			seen[status]++
+			if status == 429 && !strings.Contains(text, "try again") {
+				t.Errorf("429 says %s", text)
+			}
+		})
+	}
+	all.Wait()
+	if seen[200] < 2 || seen[429] < 1 || seen[200]+seen[429] != 12 {
+		t.Errorf("statuses %v of 12 requests at once, one computed and one waiting", seen)
+	}
+}
+
+// A client that goes away frees its place within a step; others go on.
+func TestClientGone_EndsItsAnswer(t *testing.T) {
+	_, s := start(t, Options{Active: 1})
+	ctx, cancel := context.WithCancel(t.Context())
+	r, _ := http.NewRequestWithContext(ctx, http.MethodPost, s.URL+"/v1/chat/completions", strings.NewReader(`{"messages":[{"role":"user","content":"Who?"}],"stream":true}`))
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if _, err := bufio.NewReader(response.Body).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if status, text := post(t, s.URL+"/v1/chat/completions", `{"messages":[{"role":"user","content":"Who?"}],"max_tokens":1}`); status != 200 {
+		t.Errorf("the next request: %d %s", status, text)
+	}
+}
+
+// A server that is told to end answers what is under way, and nothing new.
+func TestServe_Drains(t *testing.T) {
+	x, err := tessera.Open(tessera.Options{Model: testenv.Tiny("tiny-tied.gguf"), Threads: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "http://" + l.Addr().String()
+	ctx, end := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- New(x, Options{}).Serve(ctx, l, 10*time.Second) }()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Post(url+"/v1/chat/completions", "application/json", strings.NewReader(`{"messages":[{"role":"user","content":"Who?"}],"stream":true,"max_tokens":200}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	lines := bufio.NewReader(response.Body)
+	if _, err := lines.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	end()
+	rest, err := io.ReadAll(lines)
+	if err != nil || !bytes.HasSuffix(rest, []byte("data: [DONE]\n\n")) {
+		t.Errorf("the answer under way: %v, ends with %q", err, rest[max(0, len(rest)-100):])
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if response, err := client.Get(url + "/health"); err == nil {
+		response.Body.Close()
+		t.Error("a server that has ended answers")
+	}
+}
+
+func TestPage_IsServedWithItsPolicy(t *testing.T) {
+	_, s := start(t, Options{})
+	for path, want := range map[string]string{"/": "<title>Tessera</title>", "/app.js": "text/event-stream", "/style.css": "--ground", "/icon.svg": "<svg", "/health": "ok", "/metrics": "tessera_prompts_waiting", "/api/store": `"tiers"`} {
+		response, err := http.Get(s.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(response.Body)
+		response.Body.Close()
+		if response.StatusCode != 200 || path != "/app.js" && !strings.Contains(string(text), want) {
+			t.Errorf("%s: %d, without %q", path, response.StatusCode, want)
+		}
+		if path == "/" && !strings.Contains(response.Header.Get("Content-Security-Policy"), "default-src 'self'") {
+			t.Error("the page has no policy")
+		}
+	}
+	for _, path := range []string{"/../server.go", "/web/index.html", "/none", "/..%2fserver.go"} {
+		if response, err := http.Get(s.URL + path); err != nil || response.StatusCode != 404 {
+			t.Errorf("%s: %v, %v; want 404", path, response.StatusCode, err)
+		} else {
+			response.Body.Close()
+		}
+	}
+}
+
+func TestReadKeys_WhatIsWrong_IsNamed(t *testing.T) {
+	if k, err := ReadKeys("", ""); k != nil || err != nil {
+		t.Errorf("no keys: %v, %v", k, err)
+	}
+	for env, want := range map[string]string{"ann": "key 1: found 1 fields", "ann 0123456789abcdef x": "found 3 fields", "ann 0123456789abcdef,bob": "key 2", "#": "no keys"} {
+		if _, err := ReadKeys("", env); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", env, err, want)
+		}
+	}
+	if _, err := ReadKeys(filepath.Join(t.TempDir(), "none"), ""); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+}
