@@ -13,9 +13,9 @@ import (
 	"github.com/tessera-llm/tessera/weights"
 )
 
-// passageTokens is about how long a passage gets when a long document is split, DefaultPassages how many a question gets.
+// PassageTokens is about how long a passage gets when a long document is split, DefaultPassages how many a question gets.
 const (
-	passageTokens    = 150
+	PassageTokens    = 150
 	DefaultPassages  = 10
 	DefaultMaxTokens = 128
 )
@@ -132,7 +132,7 @@ func (t *Tessera) passages(ctx context.Context, q *Question) ([]prompt.Document,
 	if k == 0 {
 		k = DefaultPassages
 	}
-	all := corpus.Split(q.Documents, passageTokens, func(text string) int { return len(t.tok.EncodeContinued(text)) })
+	all := corpus.Split(q.Documents, PassageTokens, t.Count)
 	best, err := corpus.Rank(ctx, all, question, k)
 	if err != nil {
 		return nil, "", err

@@ -156,6 +156,9 @@ func (t *Tessera) Detokenize(ids []int32) (string, error) {
 	return t.tok.Decode(ids), nil
 }
 
+// Count is how many tokens a text has in the middle of a prompt.
+func (t *Tessera) Count(text string) int { return len(t.tok.EncodeContinued(text)) }
+
 // Piece is the bytes of one token, which may be half a character.
 func (t *Tessera) Piece(id int32) []byte { return t.tok.Piece(id) }
 
@@ -204,4 +207,10 @@ func (t *Tessera) Drop(ids ...kv.ID) (blocks int, bytes int64, err error) {
 		return t.store.DropAll()
 	}
 	return t.store.Drop(ids...)
+}
+
+// Warm computes and stores the blocks of documents, as many as fit the context, so that no question waits for them.
+func (t *Tessera) Warm(ctx context.Context, documents []prompt.Document, salt []byte) error {
+	_, err := t.Chat(ctx, []Message{{Role: User, Content: "?", Documents: documents}}, Generation{Attention: Block, MaxTokens: 1, Salt: salt})
+	return err
 }

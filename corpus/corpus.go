@@ -40,8 +40,8 @@ type Section struct {
 
 // Skipped is something in a folder, or named twice, that gave no document.
 type Skipped struct {
-	Path   string
-	Reason string
+	Path   string `json:"path"`
+	Reason string `json:"reason"`
 }
 
 // Error says what in which file could not be read.
@@ -105,7 +105,8 @@ type reader struct {
 	pdf     pdfReader
 	docs    []Document
 	skipped []Skipped
-	seen    map[string]string // real path → the path it was first reached by; this also ends loops of links
+	visit   func(path string, info fs.FileInfo, parse func() ([]Document, error)) error // instead of keeping docs; may be nil
+	seen    map[string]string                                                           // real path → the path it was first reached by; this also ends loops of links
 }
 
 // named reads a path that the user gave: what is wrong with it is an error.
@@ -185,19 +186,23 @@ func (r *reader) file(path string, info fs.FileInfo) error {
 	case !info.Mode().IsRegular():
 		return &Error{Path: path, Detail: "is not a regular file"}
 	}
-	data, err := readBounded(path)
-	if err != nil {
-		return err
+	read := func() ([]Document, error) {
+		data, err := readBounded(path)
+		if err != nil {
+			return nil, err
+		}
+		docs, err := parse(path, data)
+		if err == nil && len(docs) == 0 {
+			err = &Error{Path: path, Detail: "holds no text"}
+		}
+		return docs, err
 	}
-	docs, err := parse(path, data)
-	if err != nil {
-		return err
+	if r.visit != nil {
+		return r.visit(path, info, read)
 	}
-	if len(docs) == 0 {
-		return &Error{Path: path, Detail: "holds no text"}
-	}
+	docs, err := read()
 	r.docs = append(r.docs, docs...)
-	return nil
+	return err
 }
 
 func readBounded(path string) ([]byte, error) {

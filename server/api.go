@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	"github.com/tessera-llm/tessera"
+	"github.com/tessera-llm/tessera/corpus"
 	"github.com/tessera-llm/tessera/engine"
 	"github.com/tessera-llm/tessera/grammar"
 )
@@ -52,6 +53,7 @@ func asAPIError(err error) *apiError {
 		sampling *engine.SamplingError
 		message  *tessera.MessageError
 		schema   *grammar.SchemaError
+		name     *corpus.NameError
 	)
 	bad := func(param, code string) *apiError {
 		return &apiError{Status: http.StatusBadRequest, Type: "invalid_request_error", Param: param, Code: code, Message: err.Error()}
@@ -69,6 +71,10 @@ func asAPIError(err error) *apiError {
 		return bad("messages", "")
 	case errors.As(err, &schema):
 		return bad("response_format", "")
+	case errors.As(err, &name) && name.Known == nil:
+		return bad("collection", "")
+	case errors.As(err, &name):
+		return &apiError{Status: http.StatusNotFound, Type: "invalid_request_error", Param: "collection", Code: "collection_not_found", Message: err.Error()}
 	case errors.Is(err, tessera.ErrNoQuestion):
 		return bad("messages", "")
 	case errors.Is(err, context.Canceled):

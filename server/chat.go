@@ -47,8 +47,10 @@ type streamOptions struct {
 
 // An extension is what Tessera takes beyond OpenAI's API.
 type extension struct {
-	Attention tessera.Attention `json:"attention"`
-	Split     *bool             `json:"split"` // lines [[block]] cut a message into passages and the question; true unless said
+	Attention  tessera.Attention `json:"attention"`
+	Collection string            `json:"collection"` // documents of the last question are the best of it
+	Passages   int               `json:"passages"`   // as many; 0: ten
+	Split      *bool             `json:"split"`      // lines [[block]] cut a message into passages and the question; true unless said
 }
 
 type responseFormat struct {
@@ -247,13 +249,20 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request, k *Key) error {
 	if g.Grammar, err = q.ResponseFormat.grammar(); err != nil {
 		return err
 	}
-	c := completion{s: s, id: "chatcmpl-" + id(), object: "chat.completion", created: time.Now().Unix(), q: &q.generationRequest, chat: true, documents: documentsOf(messages)}
+	sent := documentsOf(messages)
+	found, err := s.retrieve(r.Context(), k, q.Tessera, messages)
+	if err != nil {
+		return err
+	}
+	c := completion{s: s, id: "chatcmpl-" + id(), object: "chat.completion", created: time.Now().Unix(), q: &q.generationRequest, chat: true, documents: append(sent, found...)}
 	return c.answer(w, g, choices, func(g tessera.Generation) (*tessera.Receipt, error) { return s.tessera.Chat(r.Context(), messages, g) })
 }
 
-func documentsOf(messages []tessera.Message) (all []prompt.Document) {
+func documentsOf(messages []tessera.Message) (all []receiptDocument) {
 	for _, m := range messages {
-		all = append(all, m.Documents...)
+		for _, d := range m.Documents {
+			all = append(all, receiptDocument{ID: d.ID, Title: d.Title, Text: d.Text})
+		}
 	}
 	return all
 }
@@ -288,7 +297,7 @@ type completion struct {
 	created   int64
 	q         *generationRequest
 	chat      bool
-	documents []prompt.Document
+	documents []receiptDocument
 
 	tokens []engine.Token // of the answer under way that were not sent
 }
@@ -319,6 +328,7 @@ type receiptDocument struct {
 	ID    string `json:"id"`
 	Title string `json:"title,omitempty"`
 	Text  string `json:"text"`
+	Place string `json:"place,omitempty"` // in the file that it is of
 }
 
 // answer makes the choices one after the other: their prompt is computed once. It sends them as they come, or all at the end.
@@ -351,10 +361,7 @@ func (c *completion) answer(w http.ResponseWriter, g tessera.Generation, choices
 		c.s.metrics.answered(r)
 		sum.add(r)
 		if first == nil {
-			first = &receipt{Receipt: r}
-			for _, d := range c.documents {
-				first.Documents = append(first.Documents, receiptDocument(d))
-			}
+			first = &receipt{Receipt: r, Documents: c.documents}
 		}
 		if c.q.Stream {
 			last := c.chunk(i, "", c.take(), string(r.Finish))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"regexp"
 	"strings"
 	"sync/atomic"
 )
@@ -24,6 +25,8 @@ type Key struct {
 	Admin  bool // may see and drop what is stored, and read metrics
 	sum    [sha256.Size]byte
 }
+
+var tenantName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`) // it names a folder
 
 // ReadKeys reads keys from a file, a line each: TENANT SECRET, or TENANT SECRET admin; lines that are empty or begin with # do not count. env
 // holds more of them, the same way with commas for line ends. Neither: nil, nobody needs a key.
@@ -45,6 +48,8 @@ func (k *Keys) Reload() error {
 			return nil
 		case len(fields) == 1 || len(fields) > 3 || len(fields) == 3 && fields[2] != "admin":
 			return fmt.Errorf("%s: found %d fields; want TENANT SECRET, or TENANT SECRET admin", where, len(fields))
+		case !tenantName.MatchString(fields[0]):
+			return fmt.Errorf("%s: %q cannot be a tenant: letters, digits, dots, dashes and underscores can, up to 64", where, fields[0])
 		case len(fields[1]) < 16:
 			return fmt.Errorf("%s: the secret of %s has %d characters; want at least 16", where, fields[0], len(fields[1]))
 		}

@@ -1,7 +1,7 @@
 // Package server is a Tessera over HTTP: OpenAI's API, so that its clients work unchanged, what Tessera has beyond it, and a web page.
 //
 //	/v1/chat/completions  /v1/completions  /v1/models  /tokenize  /detokenize      chat.go, completions.go
-//	/api/store                                                                    store.go
+//	/api/collections  /api/store                                                  collections.go, store.go
 //	/health  /ready  /metrics                                                     here, metrics.go
 //	/                                                                             web/, embedded
 //
@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/tessera-llm/tessera"
+	"github.com/tessera-llm/tessera/corpus"
 )
 
 // Options of a Server. The zero value is sensible for one user on one machine.
@@ -31,6 +32,9 @@ type Options struct {
 	Active     int          // requests that are computed at a time; 0: 64
 	Waiting    int          // and that may wait for that; 0: 256
 	BodyBytes  int64        // of a request; 0: 32 MiB
+	FileBytes  int64        // of a request that brings files; 0: 1 GiB
+	Library    string       // folder of the collections; "": there are none
+	Cache      string       // folder of what reading documents keeps between runs; ""
 	Log        *slog.Logger // nil: nothing is logged. Prompts never are
 	Loopback   bool         // listens on the machine's own addresses alone: a request for another host name is a web page's trick
 	Deadline   time.Duration
@@ -45,6 +49,7 @@ type Server struct {
 	mux     *http.ServeMux
 	active  chan struct{} // holds a token for each request that is computed
 	waiting atomic.Int64
+	library library
 	started time.Time
 }
 
@@ -59,6 +64,9 @@ func New(t *tessera.Tessera, o Options) *Server {
 	if o.BodyBytes == 0 {
 		o.BodyBytes = 32 << 20
 	}
+	if o.FileBytes == 0 {
+		o.FileBytes = 1 << 30
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -66,12 +74,17 @@ func New(t *tessera.Tessera, o Options) *Server {
 		o.StartedFor = t.Name()
 	}
 	s := &Server{tessera: t, o: o, metrics: newMetrics(t), mux: http.NewServeMux(), active: make(chan struct{}, o.Active), started: time.Now()}
+	s.library = library{root: o.Library, open: map[string]*corpus.Collection{}}
 	s.handle("POST /v1/chat/completions", s.queued(s.chat))
 	s.handle("POST /v1/completions", s.queued(s.complete))
 	s.handle("GET /v1/models", s.models)
 	s.handle("GET /v1/models/{id...}", s.model)
 	s.handle("POST /tokenize", s.tokenize)
 	s.handle("POST /detokenize", s.detokenize)
+	s.handle("GET /api/collections", s.collections)
+	s.handle("DELETE /api/collections/{name}", s.removeCollection)
+	s.handle("POST /api/collections/{name}/files", s.addFiles)
+	s.handle("GET /api/collections/{name}/search", s.search)
 	s.handle("GET /api/store", s.store)
 	s.handle("POST /api/store/drop", s.drop)
 	s.handle("GET /metrics", s.metrics.serve)
@@ -82,6 +95,9 @@ func New(t *tessera.Tessera, o Options) *Server {
 	return s
 }
 
+// Close closes the collections. No request may be under way.
+func (s *Server) Close() error { return s.library.close() }
+
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
@@ -89,7 +105,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := s.allowed(r); err != nil {
 		writeError(seen, err)
 	} else {
-		r.Body = http.MaxBytesReader(seen, r.Body, s.o.BodyBytes)
+		limit := s.o.BodyBytes
+		if strings.HasSuffix(r.URL.Path, "/files") {
+			limit = s.o.FileBytes
+		}
+		r.Body = http.MaxBytesReader(seen, r.Body, limit)
 		s.mux.ServeHTTP(seen, r)
 	}
 	s.o.Log.Info("request", "method", r.Method, "path", r.URL.Path, "status", seen.status, "ms", time.Since(start).Milliseconds(), "from", r.RemoteAddr)

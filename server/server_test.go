@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"mime/multipart"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -498,5 +499,96 @@ func TestReadKeys_WhatIsWrong_IsNamed(t *testing.T) {
 	}
 	if _, err := ReadKeys(filepath.Join(t.TempDir(), "none"), ""); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a file that is not there: %v", err)
+	}
+}
+
+// upload sends files to a collection as a browser does, and returns the status and the response.
+func upload(t *testing.T, url string, files map[string]string) (int, string) {
+	t.Helper()
+	var body bytes.Buffer
+	form := multipart.NewWriter(&body)
+	for name, text := range files {
+		part, err := form.CreateFormFile("files", name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := part.Write([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	form.Close()
+	return post(t, url, body.String(), "Content-Type", form.FormDataContentType())
+}
+
+func TestCollections_FromFilesToAnAnswer(t *testing.T) {
+	x, err := tessera.Open(tessera.Options{Model: testenv.Tiny("tiny-tied.gguf"), Threads: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	root := t.TempDir()
+	server := New(x, Options{Library: root})
+	s := httptest.NewServer(server)
+	defer func() {
+		s.Close()
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	status, text := upload(t, s.URL+"/api/collections/birds/files", map[string]string{"ravens.txt": "Ravens hide food in autumn.", "owls.md": "# Owls\n\nOwls hear mice under snow.", "x.bin": "x"})
+	if status != 200 || !strings.Contains(text, `"added":2`) || !strings.Contains(text, `"skipped":[{"path":"x.bin"`) || !strings.HasSuffix(text, "data: [DONE]\n\n") {
+		t.Fatalf("%d %s", status, text)
+	}
+	get := func(path string) string {
+		response, err := http.Get(s.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		text, _ := io.ReadAll(response.Body)
+		return string(text)
+	}
+	if text := get("/api/collections"); !strings.Contains(text, `"name":"birds","documents":2,"passages":2`) {
+		t.Errorf("collections: %s", text)
+	}
+	if text := get("/api/collections/birds/search?q=mice&k=1"); !strings.Contains(text, `"place":"owls.md"`) {
+		t.Errorf("search: %s", text)
+	}
+	status, text = post(t, s.URL+"/v1/chat/completions", `{"messages":[{"role":"user","content":"Which ravens hide food?"}],"max_tokens":2,"tessera":{"attention":"block","collection":"birds","passages":1}}`)
+	if status != 200 || !strings.Contains(text, `"text":"Ravens hide food in autumn.","place":"ravens.txt"`) || strings.Contains(text, "mice") {
+		t.Errorf("an answer from a collection: %d %s", status, text)
+	}
+	for _, tt := range []struct {
+		name   string
+		files  map[string]string
+		status int
+		want   string
+	}{
+		{"birds", map[string]string{}, 400, "no files"},
+		{"birds", map[string]string{".hidden": "x"}, 400, "cannot be a file's name"},
+		{"birds", map[string]string{strings.Repeat("x", 300): "x"}, 400, "cannot be a file's name"},
+		{"..%2fup", map[string]string{"a.txt": "x"}, 400, "cannot be a collection's name"},
+	} {
+		if status, text := upload(t, s.URL+"/api/collections/"+tt.name+"/files", tt.files); status != tt.status || !strings.Contains(text, tt.want) {
+			t.Errorf("%s, %v: %d %s; want %d with %q", tt.name, tt.files, status, text, tt.status, tt.want)
+		}
+	}
+	if status, text := upload(t, s.URL+"/api/collections/birds/files", map[string]string{`..\..\evil.txt`: "Swifts sleep in flight.", "../../evil2.txt": "Gulls."}); status != 200 {
+		t.Errorf("%d %s", status, text)
+	}
+	if files, _ := filepath.Glob(filepath.Join(root, "..", "evil*")); len(files) > 0 {
+		t.Errorf("a name led out of the folder: %q", files)
+	}
+	if status, text := post(t, s.URL+"/v1/chat/completions", `{"messages":[{"role":"user","content":"Who?"}],"tessera":{"collection":"fish"}}`); status != 404 || !strings.Contains(text, "there are birds") {
+		t.Errorf("a collection that is not there: %d %s", status, text)
+	}
+	r, _ := http.NewRequestWithContext(t.Context(), http.MethodDelete, s.URL+"/api/collections/birds", nil)
+	if response, err := http.DefaultClient.Do(r); err != nil || response.StatusCode != 200 {
+		t.Errorf("removing it: %v, %v", response, err)
+	} else {
+		response.Body.Close()
+	}
+	if text := get("/api/collections"); strings.Contains(text, "birds") {
+		t.Errorf("collections after removing: %s", text)
 	}
 }

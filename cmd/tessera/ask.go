@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,6 +20,7 @@ func askCommand() *cobra.Command {
 	var (
 		q         tessera.Question
 		paths     []string
+		from      string
 		attention string
 		asJSON    bool
 	)
@@ -39,6 +41,7 @@ QUESTION - is read from standard input.`,
 	model, adapter := modelFlag(cmd), adapterFlag(cmd)
 	f := cmd.Flags()
 	f.StringArrayVarP(&paths, "documents", "d", nil, "a file or folder of documents; may be repeated")
+	f.StringVarP(&from, "collection", "c", "", "a collection that 'tessera ingest' made, whose best passages are the documents")
 	f.IntVarP(&q.Passages, "passages", "k", tessera.DefaultPassages, "passages in the prompt at most")
 	f.StringVar(&attention, "attention", string(tessera.Auto), "auto, block or full; auto is block where the model was evaluated for it, else full")
 	f.StringVar(&q.System, "system", "", "system message (default: to answer in a few words, using the documents)")
@@ -73,8 +76,16 @@ QUESTION - is read from standard input.`,
 		if strings.TrimSpace(q.Text) == "" {
 			return &usageError{tessera.ErrNoQuestion}
 		}
+		if from != "" && len(paths) > 0 {
+			return &usageError{errors.New("-c and -d: want one of them")}
+		}
 		if err := readDocuments(cmd, paths, &q); err != nil {
 			return err
+		}
+		if from != "" {
+			if err := fromCollection(cmd.Context(), from, &q); err != nil {
+				return err
+			}
 		}
 		return withTessera(cmd, *model, *adapter, func(t *tessera.Tessera) error { return ask(cmd, t, q, asJSON) })
 	}

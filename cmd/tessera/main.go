@@ -49,7 +49,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 			return kernel.Check()
 		},
 	}
-	root.AddCommand(demoCommand(), pullCommand(), askCommand(), scoreCommand(), perplexityCommand(), quantizeCommand(), benchCommand(), evalCommand(), trainCommand(), serveCommand(), kvCommand())
+	root.AddCommand(demoCommand(), pullCommand(), askCommand(), ingestCommand(), searchCommand(), collectionsCommand(), scoreCommand(), perplexityCommand(), quantizeCommand(), benchCommand(), evalCommand(), trainCommand(), serveCommand(), kvCommand())
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(out)

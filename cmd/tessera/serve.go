@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tessera-llm/tessera/internal/home"
 	"github.com/tessera-llm/tessera/server"
 
 	tessera "github.com/tessera-llm/tessera"
@@ -55,6 +56,12 @@ the server once the requests under way are answered.`,
 		if o.Active < 1 || o.Waiting < 0 {
 			return &usageError{fmt.Errorf("--active %d --waiting %d: want at least 1 and 0", o.Active, o.Waiting)}
 		}
+		if o.Library, err = collectionsFolder(); err != nil {
+			return err
+		}
+		if o.Cache, err = home.Cache(); err != nil {
+			return err
+		}
 		if o.Keys, err = server.ReadKeys(keysFile, os.Getenv("TESSERA_API_KEYS")); err != nil {
 			return err
 		}
@@ -80,8 +87,9 @@ the server once the requests under way are answered.`,
 		}
 		return withTessera(cmd, *model, *adapter, func(t *tessera.Tessera) error {
 			defer reloadOnHangup(o.Keys, cmd)()
+			s := server.New(t, o)
 			fmt.Fprintf(cmd.OutOrStdout(), "%s://%s\n", scheme, reachable(at))
-			return server.New(t, o).Serve(cmd.Context(), l, grace)
+			return errors.Join(s.Serve(cmd.Context(), l, grace), s.Close())
 		})
 	}
 	return cmd
