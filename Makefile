@@ -5,12 +5,12 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 2s
 STAGE = @scripts/stage
 
-.PHONY: test nightly model fmt vet staticcheck build paths unit purego race race-all recipe fuzz
+.PHONY: test nightly model fmt vet staticcheck build paths unit purego race race-all recipe clients browser fuzz
 .NOTPARALLEL:
 
 test: model fmt vet staticcheck build paths unit purego race fuzz
 
-nightly: model race-all recipe
+nightly: model race-all recipe clients browser
 	FUZZTIME=10m scripts/stage fuzz scripts/fuzz
 
 model: # tests with the default model skip where it cannot be had; with CI=true that is a failure
@@ -49,5 +49,11 @@ race-all:
 recipe: # the PyTorch one, in a Python environment that takes several GB
 	$(STAGE) recipe scripts/recipe-test
 
+clients: # OpenAI's Python and JavaScript clients, which are fetched
+	$(STAGE) "OpenAI's clients" scripts/client-tests
+
+browser: # the page in Chromium, which is installed where it is missing
+	$(STAGE) browser scripts/browser-test
+
 fuzz: # each target for FUZZTIME; the readers of corpus, long to compile for it, are left to nightly
-	$(STAGE) "fuzz, $(FUZZTIME) a target" env FUZZTIME=$(FUZZTIME) scripts/fuzz ./tokenizer ./weights ./kv ./prompt ./engine
+	$(STAGE) "fuzz, $(FUZZTIME) a target" env FUZZTIME=$(FUZZTIME) scripts/fuzz ./tokenizer ./weights ./kv ./prompt ./engine ./grammar
