@@ -20,6 +20,7 @@ import (
 	"github.com/blevesearch/bleve/v2"
 	"github.com/blevesearch/bleve/v2/index/scorch"
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // A Collection is the passages of files, kept in a folder: a database, which is the truth, and a keyword index, which follows it.
@@ -110,7 +111,7 @@ func OpenCollection(root, name string, create bool) (*Collection, error) {
 	var err error
 	path := filepath.Join(c.dir, "passages.db")
 	if c.db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 2 * time.Second}); err != nil {
-		if errors.Is(err, bbolt.ErrTimeout) {
+		if errors.Is(err, bolterrors.ErrTimeout) {
 			err = errors.New("another process has this collection open; 'tessera serve' takes documents over HTTP and in its page")
 		}
 		return nil, fmt.Errorf("%s: %w", path, err)
