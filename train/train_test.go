@@ -445,7 +445,7 @@ func TestResume_DamagedFile_IsSaid(t *testing.T) {
 		{"cut short", func(b []byte) []byte { return b[:len(b)-100] }, "its checksum is wrong: the file is damaged"},
 		{"nearly empty", func(b []byte) []byte { return b[:20] }, "is no checkpoint of this version"},
 		{"empty", func(b []byte) []byte { return nil }, "is no checkpoint of this version"},
-		{"another version", func(b []byte) []byte { b[14] = '2'; return b }, "is no checkpoint of this version"},
+		{"another version", func(b []byte) []byte { b[14]++; return b }, "is no checkpoint of this version"},
 	} {
 		if err := os.WriteFile(path, c.damage(slices.Clone(data)), 0o600); err != nil {
 			t.Fatal(err)
