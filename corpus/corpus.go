@@ -1,6 +1,6 @@
 // Package corpus turns paths into documents, documents into passages, and passages into the few that a question needs.
 //
-// Read takes files and folders (JSON Lines, text, Markdown, HTML, PDF) and gives documents of plain UTF-8 text; Split cuts them
+// Read takes files and folders (JSON Lines, CSV, text, Markdown, HTML, DOCX, PDF) and gives documents of plain UTF-8 text; Split cuts them
 // into passages of whole paragraphs; Rank picks passages by BM25. Each step is a pure function of its input: the same files give
 // the same passages byte for byte, which matters because a passage's text is what its cached keys and values are found by.
 package corpus
@@ -74,7 +74,7 @@ func (e *Error) Hint() string { return e.Advice }
 // maxFileBytes bounds what one file may take of memory: it is read whole.
 const maxFileBytes = 512 << 20
 
-const kindsHint = "documents are .jsonl, .txt, .md, .html or .pdf files, or folders of them"
+const kindsHint = "documents are .jsonl, .csv, .txt, .md, .html, .docx or .pdf files, or folders of them"
 
 // Read reads the files and folders named, in that order; a folder's entries in the order of their names, folders among them
 // entered when their turn comes. A file reached twice is read once.
@@ -176,6 +176,8 @@ func (r *reader) file(path string, info fs.FileInfo) error {
 		".txt":   parseText,
 		".md":    parseMarkdown, ".markdown": parseMarkdown,
 		".html": parseHTML, ".htm": parseHTML,
+		".csv":  parseCSV,
+		".docx": parseDOCX,
 		".pdf": func(path string, data []byte) ([]Document, error) { return r.pdf.parse(r.ctx, path, data) },
 	}[ext]
 	switch {

@@ -68,7 +68,7 @@ func TestRead_BrokenFile_SaysWhereAndWhat(t *testing.T) {
 		{"half a surrogate pair", "a.txt", "\xff\xfea\x00\x00\xd8", "a.txt: UTF-16 by its byte order mark, but character 1 is no text"},
 		{"empty", "a.txt", "", "a.txt: holds no text"},
 		{"only tags", "a.html", "<p><script>x</script></p>", "a.html: holds no text"},
-		{"unknown kind", "a.docx", "x", "a.docx: .docx files cannot be read"},
+		{"unknown kind", "a.odt", "x", "a.odt: .odt files cannot be read"},
 		{"no ending", "README", "x", "README: a name without an ending does not say what kind of file it is"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -86,7 +86,7 @@ func TestRead_BrokenFile_SaysWhereAndWhat(t *testing.T) {
 }
 
 func TestRead_NothingToRead_NamesThePath(t *testing.T) {
-	dir := write(t, map[string]string{"hidden/.a.txt": "x", "odd/b.docx": "x", "odd/.git/c.txt": "x"})
+	dir := write(t, map[string]string{"hidden/.a.txt": "x", "odd/b.odt": "x", "odd/.git/c.txt": "x"})
 	for _, test := range []struct {
 		paths []string
 		want  string
@@ -94,7 +94,7 @@ func TestRead_NothingToRead_NamesThePath(t *testing.T) {
 		{nil, "documents: no path given"},
 		{[]string{dir + "/missing.txt"}, dir + "/missing.txt: no such file or folder"},
 		{[]string{dir + "/hidden"}, dir + "/hidden: no documents found"},
-		{[]string{dir + "/odd"}, dir + "/odd: no documents found; 1 skipped, the first is " + dir + "/odd/b.docx: .docx files cannot be read"},
+		{[]string{dir + "/odd"}, dir + "/odd: no documents found; 1 skipped, the first is " + dir + "/odd/b.odt: .odt files cannot be read"},
 	} {
 		_, _, err := Read(context.Background(), test.paths, "")
 		if err == nil || err.Error() != test.want {

@@ -29,7 +29,7 @@ func askCommand() *cobra.Command {
 		Short: "Answer a question, over documents where they are given",
 		Long: `Answer a question, over documents where they are given.
 
-Documents are .jsonl files with {"id","title","text"} a line, text, Markdown, HTML and PDF files, or folders of them. Long
+Documents are .jsonl files with {"id","title","text"} a line, text, Markdown, HTML, PDF, DOCX and CSV files, or folders of them. Long
 ones are split into passages; where there are more than -k, the best by BM25 are taken. Each passage is a block whose keys
 and values are computed once and kept: asking again over the same passages, in any order, computes the question alone.
 

@@ -46,7 +46,7 @@ func ingestCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ingest -c COLLECTION PATH…",
 		Short: "Take documents into a collection",
-		Long: `Take documents into a collection: text, Markdown, HTML, PDF and JSON Lines files, or folders of them. They are split into passages
+		Long: `Take documents into a collection: text, Markdown, HTML, PDF, DOCX, CSV and JSON Lines files, or folders of them. They are split into passages
 and indexed; files that have not changed since last time cost nothing, changed ones replace their passages. It can be ended at any moment:
 the same command goes on.`,
 		Example: "  tessera ingest -c notes ~/notes\n  tessera ask -c notes 'Who wrote the report?'",
