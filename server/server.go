@@ -47,6 +47,7 @@ type Server struct {
 	o       Options
 	metrics *metrics
 	mux     *http.ServeMux
+	routes  []string
 	active  chan struct{} // holds a token for each request that is computed
 	waiting atomic.Int64
 	library library
@@ -89,8 +90,12 @@ func New(t *tessera.Tessera, o Options) *Server {
 	s.handle("POST /api/store/drop", s.drop)
 	s.handle("GET /metrics", s.metrics.serve)
 	open := func(w http.ResponseWriter, r *http.Request) { writeJSON(w, map[string]string{"status": "ok"}) }
-	s.mux.HandleFunc("GET /health", open)
-	s.mux.HandleFunc("GET /ready", open) // the model is loaded before the server listens
+	s.route("GET /health", open)
+	s.route("GET /ready", open) // the model is loaded before the server listens
+	s.route("GET /openapi.json", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(openAPI)
+	})
 	s.mux.Handle("GET /", page())
 	return s
 }
@@ -142,9 +147,15 @@ func loopbackName(host string) bool {
 // A handler answers, or returns an error for writeError.
 type handler func(w http.ResponseWriter, r *http.Request, k *Key) error
 
+// route remembers what is routed, which openapi.json has to tell of.
+func (s *Server) route(pattern string, h http.HandlerFunc) {
+	s.routes = append(s.routes, pattern)
+	s.mux.HandleFunc(pattern, h)
+}
+
 // handle routes to a handler what has a key, where keys are needed.
 func (s *Server) handle(pattern string, h handler) {
-	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+	s.route(pattern, func(w http.ResponseWriter, r *http.Request) {
 		key, err := s.o.Keys.of(r)
 		if err == nil {
 			err = h(w, r, key)

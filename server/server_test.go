@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -590,5 +591,41 @@ func TestCollections_FromFilesToAnAnswer(t *testing.T) {
 	}
 	if text := get("/api/collections"); strings.Contains(text, "birds") {
 		t.Errorf("collections after removing: %s", text)
+	}
+}
+
+// The document tells of every route and of no other, and its references lead somewhere.
+func TestOpenAPI_TellsOfTheRoutes(t *testing.T) {
+	var doc struct {
+		Paths      map[string]map[string]any
+		Components map[string]map[string]any
+	}
+	if err := json.Unmarshal(openAPI, &doc); err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	for path, methods := range doc.Paths {
+		for method := range methods {
+			told = append(told, strings.ToUpper(method)+" "+path)
+		}
+	}
+	x, err := tessera.Open(tessera.Options{Model: testenv.Tiny("tiny-tied.gguf"), Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	routes := New(x, Options{}).routes
+	for i := range routes {
+		routes[i] = strings.Replace(routes[i], "{id...}", "{id}", 1)
+	}
+	slices.Sort(told)
+	slices.Sort(routes)
+	if !slices.Equal(told, routes) {
+		t.Errorf("told of %q\nroutes  %q", told, routes)
+	}
+	for _, ref := range regexp.MustCompile(`"#/components/([A-Za-z]+)/([A-Za-z]+)"`).FindAllStringSubmatch(string(openAPI), -1) {
+		if doc.Components[ref[1]][ref[2]] == nil {
+			t.Errorf("%s leads nowhere", ref[0])
+		}
 	}
 }

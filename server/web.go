@@ -9,6 +9,9 @@ import (
 //go:embed web
 var web embed.FS
 
+//go:embed openapi.json
+var openAPI []byte
+
 // page serves the web page. Nothing of it comes from elsewhere, and nothing else may be loaded into it.
 func page() http.Handler {
 	files, err := fs.Sub(web, "web")
