@@ -5,12 +5,12 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 2s
 STAGE = @scripts/stage
 
-.PHONY: test nightly model fmt vet staticcheck build paths unit purego race race-all recipe clients browser fuzz
+.PHONY: test nightly model fmt vet staticcheck build paths unit purego race race-all recipe clients browser hostile fuzz
 .NOTPARALLEL:
 
 test: model fmt vet staticcheck build paths unit purego race fuzz
 
-nightly: model race-all recipe clients browser
+nightly: model race-all recipe clients browser hostile
 	FUZZTIME=10m scripts/stage fuzz scripts/fuzz
 
 model: # tests with the default model skip where it cannot be had; with CI=true that is a failure
@@ -54,6 +54,9 @@ clients: # OpenAI's Python and JavaScript clients, which are fetched
 
 browser: # the page in Chromium, which is installed where it is missing
 	$(STAGE) browser scripts/browser-test
+
+hostile: # what the server's document allows and does not, by a fuzzer that is fetched
+	$(STAGE) "hostile requests" scripts/hostile-test
 
 fuzz: # each target for FUZZTIME; the readers of corpus, long to compile for it, are left to nightly
 	$(STAGE) "fuzz, $(FUZZTIME) a target" env FUZZTIME=$(FUZZTIME) scripts/fuzz ./tokenizer ./weights ./kv ./prompt ./engine ./grammar

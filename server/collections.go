@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"mime/multipart"
 	"net/http"
 	"os"
@@ -232,16 +233,17 @@ func keepFile(folder string, part *multipart.Part) (path string, err error) {
 	return path, nil
 }
 
-// uploadError makes what the client did wrong a 4xx.
+// uploadError makes what the client did wrong a 4xx: all but what the folder's files make of it.
 func uploadError(err error) error {
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
+	var (
+		tooLarge *http.MaxBytesError
+		ours     *fs.PathError
+		linked   *os.LinkError
+	)
+	if errors.As(err, &tooLarge) || errors.As(err, &ours) || errors.As(err, &linked) {
 		return err
 	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return invalid("", "the form ends too early")
-	}
-	return err
+	return invalid("", "the form cannot be read: %v", err)
 }
 
 // retrieve finds the passages of a collection that a chat's last message asks for.

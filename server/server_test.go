@@ -574,6 +574,11 @@ func TestCollections_FromFilesToAnAnswer(t *testing.T) {
 			t.Errorf("%s, %v: %d %s; want %d with %q", tt.name, tt.files, status, text, tt.status, tt.want)
 		}
 	}
+	for _, body := range []string{"--b\r\n[]--b--\r\n", "--b\r\nContent-Disposition: form-data; name=\"files\"; filename=\"a.txt\"\r\n\r\nx", ""} {
+		if status, text := post(t, s.URL+"/api/collections/birds/files", body, "Content-Type", "multipart/form-data; boundary=b"); status != 400 {
+			t.Errorf("the form %q: %d %s", body, status, text)
+		}
+	}
 	if status, text := upload(t, s.URL+"/api/collections/birds/files", map[string]string{`..\..\evil.txt`: "Swifts sleep in flight.", "../../evil2.txt": "Gulls."}); status != 200 {
 		t.Errorf("%d %s", status, text)
 	}
