@@ -178,7 +178,7 @@ func (r *reader) file(path string, info fs.FileInfo) error {
 		".html": parseHTML, ".htm": parseHTML,
 		".csv":  parseCSV,
 		".docx": parseDOCX,
-		".pdf": func(path string, data []byte) ([]Document, error) { return r.pdf.parse(r.ctx, path, data) },
+		".pdf":  func(path string, data []byte) ([]Document, error) { return r.pdf.parse(r.ctx, path, data) },
 	}[ext]
 	switch {
 	case parse == nil && ext == "":

@@ -51,7 +51,7 @@ type docx struct {
 	flow
 	xml *xml.Decoder
 
-	level   int             // of the paragraph as a heading; 0: it is none
+	level int             // of the paragraph as a heading; 0: it is none
 	words strings.Builder // its text
 }
 

@@ -82,7 +82,7 @@ func TestDOCX_WhatCannotBeRead_IsSaid(t *testing.T) {
 		"no XML":          {docxOf("<w:p"), "XML syntax error"},
 		"nested":          {docxOf(strings.Repeat("<a>", 300)), "nested more than 200 deep"},
 		"cut":             {docxOf(wordOpen)[:100], "no zip archive"},
-		"a bomb":          {docxOf(wordOpen+"<w:p><w:r><w:t>"+strings.Repeat(" ", maxDocxBytes)), "unfolds to more than 256 MiB"},
+		"a bomb":          {docxOf(wordOpen + "<w:p><w:r><w:t>" + strings.Repeat(" ", maxDocxBytes)), "unfolds to more than 256 MiB"},
 	} {
 		var bad *Error
 		if _, err := parseDOCX("x.docx", c.data); !errors.As(err, &bad) || !strings.Contains(err.Error(), c.want) {
