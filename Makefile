@@ -36,8 +36,8 @@ paths: # which kernels this CPU can run: those are tested, the others are skippe
 unit:
 	$(STAGE) test go test ./...
 
-purego: # the portable twins of what is assembly otherwise
-	$(STAGE) "test purego" go test -tags purego ./...
+purego: # the portable twins of what is assembly otherwise, in the packages that compute with them
+	$(STAGE) "test purego" go test -tags purego ./internal/... ./attention ./kv ./weights ./model ./engine ./train ./eval ./bench
 
 race: # the packages with concurrency, without the tests that run the real model; not those above the search index and the PDF
 	# reader, which alone take minutes to compile for it
