@@ -124,12 +124,9 @@ func turnsOf(messages []Message) (system string, turns []prompt.Turn, err error)
 	return system, turns, nil
 }
 
-// Complete goes on from a prompt as it stands, without the chat template: text, or token ids where there is none.
-func (t *Tessera) Complete(ctx context.Context, text string, ids []int32, echo bool, g Generation) (*Receipt, error) {
+// Complete goes on from a prompt of token ids as it stands, without the chat template.
+func (t *Tessera) Complete(ctx context.Context, ids []int32, echo bool, g Generation) (*Receipt, error) {
 	start := time.Now()
-	if text != "" || len(ids) == 0 {
-		ids = t.Tokenize(text)
-	}
 	if len(ids) == 0 {
 		return nil, ErrNoQuestion
 	}

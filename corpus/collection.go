@@ -1,7 +1,6 @@
 package corpus
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -140,7 +139,7 @@ func (c *Collection) openWords() error {
 	if err == nil {
 		c.words = words
 		if err := c.catchUp(context.Background()); err == nil {
-			if n, err := words.DocCount(); err == nil && n == uint64(c.Stat().Passages) {
+			if n, err := words.DocCount(); err == nil && n == uint64(c.count(passagesBucket)) {
 				return nil
 			}
 		}
@@ -180,8 +179,8 @@ type Ingestion struct {
 	Sync     bool     // files under Paths that are gone are dropped
 	Tokens   int      // of a passage at most
 	Count    func(string) int
-	CacheDir string                // for the PDF reader
-	Progress func(files, done int) // how many files were found so far, and how many are done; may be nil
+	CacheDir string         // for the PDF reader
+	Progress func(done int) // is told how many files are done; may be nil
 }
 
 // An IngestReport says what became of the files.
@@ -212,7 +211,7 @@ func (c *Collection) Ingest(ctx context.Context, in Ingestion) (*IngestReport, e
 			return err
 		}
 		if done++; in.Progress != nil {
-			in.Progress(done, done)
+			in.Progress(done)
 		}
 		if c.behind < batchSize {
 			return nil
@@ -231,7 +230,7 @@ func (c *Collection) Ingest(ctx context.Context, in Ingestion) (*IngestReport, e
 		}
 	}
 	err := c.catchUp(ctx)
-	report.Passages = c.Stat().Passages
+	report.Passages = c.count(passagesBucket)
 	return report, err
 }
 
@@ -289,9 +288,9 @@ func (c *Collection) take(key string, info fs.FileInfo, parse func() ([]Document
 
 // hold adds a file to those that hold a passage, unless it is among them, and returns the passage's number.
 func hold(tx *bbolt.Tx, p *Passage, held map[uint64]bool) (uint64, error) {
-	hash := sha256.Sum256(fmt.Appendf(nil, "%d %s%s", len(p.Title), p.Title, p.Text))
+	hash := hashOf(p.Title, p.Text)
 	hashes, passages := tx.Bucket(hashesBucket), tx.Bucket(passagesBucket)
-	if known := hashes.Get(hash[:16]); known != nil {
+	if known := hashes.Get(hash); known != nil {
 		number := binary.BigEndian.Uint64(known)
 		if held[number] {
 			return number, nil
@@ -308,7 +307,7 @@ func hold(tx *bbolt.Tx, p *Passage, held map[uint64]bool) (uint64, error) {
 		return 0, err
 	}
 	return number, errors.Join(put(passages, keyOf(number), &passageRecord{p.Title, p.Text, p.Path, p.Page, 1}),
-		hashes.Put(hash[:16], keyOf(number)), tx.Bucket(todoBucket).Put(keyOf(number), nil))
+		hashes.Put(hash, keyOf(number)), tx.Bucket(todoBucket).Put(keyOf(number), nil))
 }
 
 // release takes a file from those that hold a passage; nobody's is removed.
@@ -321,8 +320,7 @@ func release(tx *bbolt.Tx, number uint64) error {
 	if record.Files--; record.Files > 0 {
 		return put(passages, keyOf(number), record)
 	}
-	hash := sha256.Sum256(fmt.Appendf(nil, "%d %s%s", len(record.Title), record.Title, record.Text))
-	return errors.Join(passages.Delete(keyOf(number)), tx.Bucket(hashesBucket).Delete(hash[:16]), tx.Bucket(todoBucket).Put(keyOf(number), nil))
+	return errors.Join(passages.Delete(keyOf(number)), tx.Bucket(hashesBucket).Delete(hashOf(record.Title, record.Text)), tx.Bucket(todoBucket).Put(keyOf(number), nil))
 }
 
 // dropGone removes the files under paths that are there no more.
@@ -448,7 +446,7 @@ func (c *Collection) Search(ctx context.Context, question string, k int) ([]Foun
 			if err != nil {
 				return err
 			}
-			found = append(found, Found{Passage{ID: strconv.FormatUint(number, 10), Doc: p.Path, Title: p.Title, Text: p.Text, Path: p.Path, Page: p.Page, End: len(p.Text)}, hit.Score})
+			found = append(found, Found{p.passage(number), hit.Score})
 		}
 		return nil
 	})
@@ -463,9 +461,13 @@ func (c *Collection) All(do func(Passage) error) error {
 			if err := json.Unmarshal(data, &p); err != nil {
 				return err
 			}
-			return do(Passage{ID: strconv.FormatUint(binary.BigEndian.Uint64(key), 10), Doc: p.Path, Title: p.Title, Text: p.Text, Path: p.Path, Page: p.Page, End: len(p.Text)})
+			return do(p.passage(binary.BigEndian.Uint64(key)))
 		})
 	})
+}
+
+func (p *passageRecord) passage(number uint64) Passage {
+	return Passage{ID: strconv.FormatUint(number, 10), Doc: p.Path, Title: p.Title, Text: p.Text, Path: p.Path, Page: p.Page, End: len(p.Text)}
 }
 
 // CollectionStat is how large a collection is.
@@ -476,11 +478,8 @@ type CollectionStat struct {
 }
 
 // Stat counts.
-func (c *Collection) Stat() (s CollectionStat) {
-	_ = c.db.View(func(tx *bbolt.Tx) error { // fails only when closed
-		s.Files, s.Passages = tx.Bucket(filesBucket).Stats().KeyN, tx.Bucket(passagesBucket).Stats().KeyN
-		return nil
-	})
+func (c *Collection) Stat() CollectionStat {
+	s := CollectionStat{Files: c.count(filesBucket), Passages: c.count(passagesBucket)}
 	_ = filepath.WalkDir(c.dir, func(_ string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			if info, err := d.Info(); err == nil {
@@ -492,6 +491,15 @@ func (c *Collection) Stat() (s CollectionStat) {
 	return s
 }
 
+// count is how many keys a bucket has.
+func (c *Collection) count(bucket []byte) (n int) {
+	_ = c.db.View(func(tx *bbolt.Tx) error { // fails only when closed
+		n = tx.Bucket(bucket).Stats().KeyN
+		return nil
+	})
+	return n
+}
+
 // RemoveCollection removes a collection, which nobody may have open.
 func RemoveCollection(root, name string) error {
 	c, err := OpenCollection(root, name, false)
@@ -499,6 +507,12 @@ func RemoveCollection(root, name string) error {
 		return err
 	}
 	return errors.Join(c.Close(), os.RemoveAll(c.dir))
+}
+
+// hashOf is what equal passages have alike.
+func hashOf(title, text string) []byte {
+	hash := sha256.Sum256(fmt.Appendf(nil, "%d %s%s", len(title), title, text))
+	return hash[:16]
 }
 
 func keyOf(number uint64) []byte { return binary.BigEndian.AppendUint64(nil, number) }
@@ -525,5 +539,8 @@ func passageOf(tx *bbolt.Tx, number uint64) (*passageRecord, error) {
 
 func put(b *bbolt.Bucket, key []byte, v any) error {
 	data, err := json.Marshal(v)
-	return cmp.Or(err, b.Put(key, data))
+	if err != nil {
+		return err
+	}
+	return b.Put(key, data)
 }

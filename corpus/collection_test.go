@@ -149,7 +149,7 @@ func TestCollection_EndedAtAnyMoment_GoesOn(t *testing.T) {
 		writeDoc(t, filepath.Join(docs, fmt.Sprintf("%02d.txt", i)), fmt.Sprintf("Raven number %d hides food.", i))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := c.Ingest(ctx, Ingestion{Paths: []string{docs}, Tokens: 20, Count: wordCount, Progress: func(_, done int) {
+	_, err := c.Ingest(ctx, Ingestion{Paths: []string{docs}, Tokens: 20, Count: wordCount, Progress: func(done int) {
 		if done == 11 {
 			cancel()
 		}

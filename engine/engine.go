@@ -277,35 +277,38 @@ func (d *decoding) allowed(id int32) bool {
 func (d *decoding) take() error {
 	d.rec.Completion++
 	text, stopped := "", true
-	if !d.e.tok.IsEnd(d.next) {
+	if d.e.tok.IsEnd(d.next) {
+		text = d.ending()
+	} else {
 		d.tokens = append(d.tokens, d.next)
 		text, stopped = d.stop.push(d.decoder.Push(d.next))
 		if d.matcher != nil && !stopped {
 			if d.matcher.Push(d.e.tok.Piece(d.next)); d.matcher.Over() {
-				more, found := d.stop.push(d.decoder.Flush())
-				if text, stopped = text+more, true; !found {
-					text += d.stop.flush()
-				}
+				text, stopped = text+d.ending(), true
 			}
 		}
-	} else if text, stopped = d.stop.push(d.decoder.Flush()); !stopped {
-		text, stopped = text+d.stop.flush(), true
 	}
 	switch {
 	case stopped:
 		d.rec.Finish = FinishStop
 	case d.rec.Completion == d.r.MaxTokens:
 		d.rec.Finish = FinishLength
-		more, stopped := d.stop.push(d.decoder.Flush())
-		if text += more; !stopped {
-			text += d.stop.flush()
-		}
+		text += d.ending()
 	}
 	d.rec.Text += text
 	if text != "" && d.r.Emit != nil {
 		return d.r.Emit(text)
 	}
 	return nil
+}
+
+// ending is the text that was held back, up to a stop string if it makes one.
+func (d *decoding) ending() string {
+	text, stopped := d.stop.push(d.decoder.Flush())
+	if !stopped {
+		text += d.stop.flush()
+	}
+	return text
 }
 
 // forward computes a batch of the request: the next token of its answer, or some of its prompt. A block file that was cut short under its

@@ -90,10 +90,8 @@ func (e *Engine) prefill(ctx context.Context, r *Request, rec *Receipt) (p *pref
 			}
 		}
 	}
-	if r.Token != nil {
-		for _, t := range p.echoed {
-			r.Token(t)
-		}
+	for _, t := range p.echoed {
+		r.Token(t)
 	}
 	for _, b := range p.past {
 		b.Layers = nil // the final block has asked for each
@@ -294,7 +292,7 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 		if index == len(r.Blocks)-1 {
 			p.past = seq.Past
 			seq.LogitsFrom, seq.Logits = len(seq.Tokens)-1, p.keep
-			if r.Echo {
+			if r.Echo && r.Token != nil {
 				seq.LogitsFrom, seq.Logits = 0, p.echo(r, seq.Tokens)
 			}
 		}

@@ -52,6 +52,7 @@ type piece struct {
 	job      *job
 	rows     int
 	from, to int // of the pass's sequences
+	seq, at  int // where it ends in the job
 }
 
 // gather is how long a pass waits for answers whose last token was chosen a moment ago: they go on together.
@@ -276,10 +277,14 @@ func (s *scheduler) first(prompts []*job) int {
 
 // take puts the next n rows of a job into the pass.
 func (s *scheduler) take(j *job, n int) {
-	p := piece{job: j, rows: n, from: len(s.batch)}
-	for seq, at := j.seq, j.at; n > 0; seq, at = seq+1, 0 {
-		part := j.batch[seq]
+	p := piece{job: j, rows: n, from: len(s.batch), seq: j.seq, at: j.at}
+	for n > 0 {
+		part, at := j.batch[p.seq], p.at
 		rows := min(len(part.Tokens)-at, n)
+		n -= rows
+		if p.at += rows; p.at == len(part.Tokens) {
+			p.seq, p.at = p.seq+1, 0
+		}
 		if rows == 0 {
 			continue
 		}
@@ -288,12 +293,11 @@ func (s *scheduler) take(j *job, n int) {
 			part.Logits = nil // wanted of a later piece alone
 		}
 		if part.Logits != nil && at > 0 {
-			whole, before := part.Logits, at
-			part.Logits = func(i int, logits []float32) { whole(before+i, logits) }
+			whole := part.Logits
+			part.Logits = func(i int, logits []float32) { whole(at+i, logits) }
 		}
 		part.LogitsFrom = max(part.LogitsFrom, 0)
 		s.batch = append(s.batch, part)
-		n -= rows
 	}
 	p.to = len(s.batch)
 	s.pieces = append(s.pieces, p)
@@ -302,13 +306,7 @@ func (s *scheduler) take(j *job, n int) {
 // advance tells a job of its piece.
 func (s *scheduler) advance(p *piece, failure error) {
 	j := p.job
-	j.left -= p.rows
-	for n := p.rows; n > 0; {
-		rows := min(len(j.batch[j.seq].Tokens)-j.at, n)
-		if j.at, n = j.at+rows, n-rows; j.at == len(j.batch[j.seq].Tokens) {
-			j.seq, j.at = j.seq+1, 0
-		}
-	}
+	j.left, j.seq, j.at = j.left-p.rows, p.seq, p.at
 	if failure == nil && j.left > 0 {
 		select { // the newest figure
 		case <-j.progress:

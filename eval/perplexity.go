@@ -45,8 +45,7 @@ func MeasurePerplexity(ctx context.Context, m *model.Model, w *model.Workspace, 
 		seq := model.Sequence{Tokens: part, KV: m.NewKV(t, window), LogitsFrom: window / 2}
 		seq.Logits = func(j int, logits []float32) {
 			if j+1 < window {
-				p.NLL += kernel.LogSumExp(logits) - float64(logits[part[j+1]])
-				p.Tokens++
+				p.add(logits, part[j+1])
 			}
 		}
 		if err := w.Forward(ctx, []model.Sequence{seq}, nil); err != nil {
@@ -72,8 +71,7 @@ func MeasureAnswers(ctx context.Context, m *model.Model, w *model.Workspace, t k
 		}
 		seq := model.Sequence{Tokens: a.Tokens[:len(a.Tokens)-1], KV: m.NewKV(t, len(a.Tokens)-1), LogitsFrom: a.From - 1}
 		seq.Logits = func(j int, logits []float32) {
-			p.NLL += kernel.LogSumExp(logits) - float64(logits[a.Tokens[j+1]])
-			p.Tokens++
+			p.add(logits, a.Tokens[j+1])
 		}
 		if err := w.Forward(ctx, []model.Sequence{seq}, nil); err != nil {
 			return Perplexity{}, err
@@ -81,6 +79,12 @@ func MeasureAnswers(ctx context.Context, m *model.Model, w *model.Workspace, t k
 		progress(i+1, len(list))
 	}
 	return p.mean(), nil
+}
+
+// add scores a token by the logits [V] before it.
+func (p *Perplexity) add(logits []float32, token int32) {
+	p.NLL += kernel.LogSumExp(logits) - float64(logits[token])
+	p.Tokens++
 }
 
 // mean makes of a sum what p is to be.

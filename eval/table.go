@@ -162,12 +162,7 @@ func (r *Report) WriteFigure(w io.Writer, format string) error {
 	p.NominalX(datasets...)
 	p.X.Min, p.X.Max = -0.5, float64(len(datasets))-0.5
 	p.Y.Min, p.Y.Max = 0, top*(1.05+0.08*float64(len(kinds))) // with room for the legend
-	figure, err := p.WriterTo(7*vg.Inch, 4.5*vg.Inch, format)
-	if err != nil {
-		return err
-	}
-	_, err = figure.WriteTo(w)
-	return err
+	return writePlot(p, w, 7*vg.Inch, 4.5*vg.Inch, format)
 }
 
 // WriteSteps draws accuracy against steps of training, the mean over datasets, a line for each mode, as the paper's figure 3. A result's step is in
@@ -209,7 +204,11 @@ func (r *Report) WriteSteps(w io.Writer, format string) error {
 		p.Legend.Add(mode, line, points)
 	}
 	p.Y.Min = 0
-	figure, err := p.WriterTo(6*vg.Inch, 4*vg.Inch, format)
+	return writePlot(p, w, 6*vg.Inch, 4*vg.Inch, format)
+}
+
+func writePlot(p *plot.Plot, w io.Writer, width, height vg.Length, format string) error {
+	figure, err := p.WriterTo(width, height, format)
 	if err != nil {
 		return err
 	}

@@ -182,12 +182,12 @@ func payloadOf(file []byte, s Shape) []byte {
 
 // changed compares a mapped file with what is at its path now: the same file with another size has been tampered with.
 // A file that is gone or replaced leaves the mapping whole.
-func (f *folder) changed(path string, m *mapped) error {
-	now, err := f.fs.Stat(path)
+func (f *folder) changed(m *mapped) error {
+	now, err := f.fs.Stat(m.path)
 	if err != nil || now.Inode != m.Info.Inode || now.Size == int64(len(m.Data)) {
 		return nil
 	}
-	return &FormatError{Path: path, Part: "file, since it was mapped", Found: byteCount(int(now.Size)), Expected: byteCount(len(m.Data))}
+	return &FormatError{Path: m.path, Part: "file, since it was mapped", Found: byteCount(int(now.Size)), Expected: byteCount(len(m.Data))}
 }
 
 // touch makes the block the most recently used one, for every process. A folder that is read-only meanwhile just ages.

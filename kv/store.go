@@ -215,7 +215,7 @@ func (s *Store) getFromRAM(b *block, shape Shape) (*Lease, error) {
 	if b.shape != shape {
 		err = misfit("shape of block "+b.id.String(), b.shape, shape)
 	} else if b.mapping != nil {
-		err = s.folder.changed(b.mapping.path, b.mapping)
+		err = s.folder.changed(b.mapping)
 	}
 	if err != nil {
 		l.Close()

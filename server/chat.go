@@ -343,9 +343,7 @@ func (c *completion) answer(w http.ResponseWriter, g tessera.Generation, choices
 		one := g
 		one.Seed += uint64(i)
 		pace := c.s.metrics.pace()
-		c.tokens = nil
-		var told []engine.Token
-		one.Token = func(t engine.Token) { told, c.tokens = append(told, t), append(c.tokens, t) }
+		one.Token = func(t engine.Token) { c.tokens = append(c.tokens, t) }
 		one.Emit = func(piece string) error {
 			pace()
 			text += piece
@@ -373,17 +371,17 @@ func (c *completion) answer(w http.ResponseWriter, g tessera.Generation, choices
 			}
 			continue
 		}
-		all = append(all, c.choice(i, text, told, string(r.Finish)))
+		all = append(all, c.choice(i, text, c.take(), string(r.Finish)))
 	}
 	if c.q.Stream {
 		if c.usageWanted() {
-			if err := c.send(w, map[string]any{"id": c.id, "object": c.chunkObject(), "created": c.created, "model": c.s.o.StartedFor, "choices": []any{}, "usage": sum, "tessera": first}); err != nil {
+			if err := c.send(w, map[string]any{"id": c.id, "object": c.chunkObject(), "created": c.created, "model": c.s.tessera.Name(), "choices": []any{}, "usage": sum, "tessera": first}); err != nil {
 				return err
 			}
 		}
 		return endStream(w)
 	}
-	writeJSON(w, map[string]any{"id": c.id, "object": c.object, "created": c.created, "model": c.s.o.StartedFor, "choices": all, "usage": sum, "tessera": first})
+	writeJSON(w, map[string]any{"id": c.id, "object": c.object, "created": c.created, "model": c.s.tessera.Name(), "choices": all, "usage": sum, "tessera": first})
 	return nil
 }
 
@@ -428,7 +426,7 @@ func (c *completion) chunk(index int, text string, tokens []engine.Token, finish
 	} else {
 		choice["text"] = text
 	}
-	return map[string]any{"id": c.id, "object": c.chunkObject(), "created": c.created, "model": c.s.o.StartedFor, "choices": []any{choice}}
+	return map[string]any{"id": c.id, "object": c.chunkObject(), "created": c.created, "model": c.s.tessera.Name(), "choices": []any{choice}}
 }
 
 // choice is a whole one.

@@ -189,7 +189,7 @@ func (s *Server) addFiles(w http.ResponseWriter, r *http.Request, k *Key) error 
 	// What was sent is taken in whether or not someone waits for it.
 	report, err := c.Ingest(context.WithoutCancel(r.Context()), corpus.Ingestion{
 		Paths: []string{folder}, Tokens: tessera.PassageTokens, Count: s.tessera.Count, CacheDir: s.o.Cache,
-		Progress: func(_, done int) {
+		Progress: func(done int) {
 			_ = writeEvent(w, map[string]int{"done": done, "total": max(len(paths), done)}) // the report follows, for who still listens
 		},
 	})

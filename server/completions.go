@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"time"
 
@@ -95,7 +96,7 @@ func (s *Server) complete(w http.ResponseWriter, r *http.Request, k *Key) error 
 	c := completion{s: s, id: "cmpl-" + id(), object: "text_completion", created: time.Now().Unix(), q: &q.generationRequest}
 	return c.answer(w, g, choices, func(g tessera.Generation) (*tessera.Receipt, error) {
 		if !q.Echo {
-			return s.tessera.Complete(r.Context(), "", one.ids, false, g)
+			return s.tessera.Complete(r.Context(), one.ids, false, g)
 		}
 		return s.echo(r, one, g)
 	})
@@ -121,9 +122,9 @@ func (s *Server) echo(r *http.Request, p plainPrompt, g tessera.Generation) (*te
 	if !g.Logprobs {
 		g.Token = nil
 	} else {
-		tell(engine.Token{ID: p.ids[0]}) // nothing comes before it: it has no probability
+		tell(engine.Token{ID: p.ids[0], Logprob: math.NaN()}) // nothing comes before it: it has no probability
 	}
-	receipt, err := s.tessera.Complete(r.Context(), "", p.ids, true, g)
+	receipt, err := s.tessera.Complete(r.Context(), p.ids, true, g)
 	if err == nil {
 		err = begin()
 	}
@@ -142,10 +143,10 @@ func (c *completion) plainLogprobs(tokens []engine.Token) any {
 	name := func(id int32) string {
 		return string(bytes.ToValidUTF8(c.s.tessera.Piece(id), []byte("\uFFFD")))
 	}
-	for i, t := range tokens {
+	for _, t := range tokens {
 		names, offsets = append(names, name(t.ID)), append(offsets, at)
 		at += len([]rune(name(t.ID)))
-		if i == 0 && t.Logprob == 0 && t.Likely == nil {
+		if math.IsNaN(t.Logprob) {
 			values, top = append(values, nil), append(top, nil)
 			continue
 		}
@@ -165,15 +166,15 @@ func (s *Server) models(w http.ResponseWriter, r *http.Request, k *Key) error {
 }
 
 func (s *Server) model(w http.ResponseWriter, r *http.Request, k *Key) error {
-	if id := r.PathValue("id"); id != s.o.StartedFor {
-		return &apiError{Status: http.StatusNotFound, Type: "invalid_request_error", Param: "model", Code: "model_not_found", Message: fmt.Sprintf("there is no model %q; this server has %q", id, s.o.StartedFor)}
+	if id := r.PathValue("id"); id != s.tessera.Name() {
+		return &apiError{Status: http.StatusNotFound, Type: "invalid_request_error", Param: "model", Code: "model_not_found", Message: fmt.Sprintf("there is no model %q; this server has %q", id, s.tessera.Name())}
 	}
 	writeJSON(w, s.describe())
 	return nil
 }
 
 func (s *Server) describe() any {
-	return map[string]any{"id": s.o.StartedFor, "object": "model", "created": s.started.Unix(), "owned_by": "tessera", "context": s.tessera.Context()}
+	return map[string]any{"id": s.tessera.Name(), "object": "model", "created": s.started.Unix(), "owned_by": "tessera", "context": s.tessera.Context()}
 }
 
 // tokenize is POST /tokenize.

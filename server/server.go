@@ -28,17 +28,16 @@ import (
 
 // Options of a Server. The zero value is sensible for one user on one machine.
 type Options struct {
-	Keys       *Keys        // nil: nobody needs one
-	Active     int          // requests that are computed at a time; 0: 64
-	Waiting    int          // and that may wait for that; 0: 256
-	BodyBytes  int64        // of a request; 0: 32 MiB
-	FileBytes  int64        // of a request that brings files; 0: 1 GiB
-	Library    string       // folder of the collections; "": there are none
-	Cache      string       // folder of what reading documents keeps between runs; ""
-	Log        *slog.Logger // nil: nothing is logged. Prompts never are
-	Loopback   bool         // listens on the machine's own addresses alone: a request for another host name is a web page's trick
-	Deadline   time.Duration
-	StartedFor string // the model's name, for /v1/models; "": that of the Tessera
+	Keys      *Keys         // nil: nobody needs one
+	Active    int           // requests that are computed at a time; 0: 64
+	Waiting   int           // and that may wait for that; 0: 256
+	BodyBytes int64         // of a request; 0: 32 MiB
+	FileBytes int64         // of a request that brings files; 0: 1 GiB
+	Library   string        // folder of the collections; "": there are none
+	Cache     string        // folder of what reading documents keeps between runs; ""
+	Log       *slog.Logger  // nil: nothing is logged. Prompts never are
+	Loopback  bool          // listens on the machine's own addresses alone: a request for another host name is a web page's trick
+	Deadline  time.Duration // of a request, its waiting included; 0: none
 }
 
 // A Server answers HTTP requests with one Tessera.
@@ -71,9 +70,6 @@ func New(t *tessera.Tessera, o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.StartedFor == "" {
-		o.StartedFor = t.Name()
-	}
 	s := &Server{tessera: t, o: o, metrics: newMetrics(t), mux: http.NewServeMux(), active: make(chan struct{}, o.Active), started: time.Now()}
 	s.library = library{root: o.Library, open: map[string]*corpus.Collection{}}
 	s.handle("POST /v1/chat/completions", s.queued(s.chat))
@@ -84,7 +80,7 @@ func New(t *tessera.Tessera, o Options) *Server {
 	s.handle("POST /detokenize", s.detokenize)
 	s.handle("GET /api/collections", s.collections)
 	s.handle("DELETE /api/collections/{name}", s.removeCollection)
-	s.handle("POST /api/collections/{name}/files", s.addFiles)
+	s.handleBody("POST /api/collections/{name}/files", o.FileBytes, s.addFiles)
 	s.handle("GET /api/collections/{name}/search", s.search)
 	s.handle("GET /api/store", s.store)
 	s.handle("POST /api/store/drop", s.drop)
@@ -110,11 +106,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := s.allowed(r); err != nil {
 		writeError(seen, err)
 	} else {
-		limit := s.o.BodyBytes
-		if strings.HasSuffix(r.URL.Path, "/files") {
-			limit = s.o.FileBytes
-		}
-		r.Body = http.MaxBytesReader(seen, r.Body, limit)
 		s.mux.ServeHTTP(seen, r)
 	}
 	s.o.Log.Info("request", "method", r.Method, "path", r.URL.Path, "status", seen.status, "ms", time.Since(start).Milliseconds(), "from", r.RemoteAddr)
@@ -154,10 +145,14 @@ func (s *Server) route(pattern string, h http.HandlerFunc) {
 }
 
 // handle routes to a handler what has a key, where keys are needed.
-func (s *Server) handle(pattern string, h handler) {
+func (s *Server) handle(pattern string, h handler) { s.handleBody(pattern, s.o.BodyBytes, h) }
+
+// handleBody is handle of bodies of so many bytes.
+func (s *Server) handleBody(pattern string, limit int64, h handler) {
 	s.route(pattern, func(w http.ResponseWriter, r *http.Request) {
 		key, err := s.o.Keys.of(r)
 		if err == nil {
+			r.Body = http.MaxBytesReader(w, r.Body, limit)
 			err = h(w, r, key)
 		}
 		if err != nil {

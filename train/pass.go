@@ -242,8 +242,9 @@ func (p *pass) reserve() {
 			if p.shared && i > 0 {
 				continue
 			}
-			wanted.add(&a.query, t*query).add(&a.key, t*key).add(&a.value, t*key).add(&a.attended, t*query).
-				add(&a.logSum, t*n.Heads).add(&a.middle, t*n.Hidden).add(&a.gate, t*n.FeedForward).add(&a.up, t*n.FeedForward)
+			for _, part := range a.beside(n) {
+				wanted.add(part.values, t*part.width)
+			}
 		}
 		wanted.add(&p.output, t*n.Hidden).add(&p.normed, t*n.Hidden).add(&p.dnormed, t*n.Hidden).add(&p.dx, t*n.Hidden).
 			add(&p.hidden, t*n.FeedForward).add(&p.dquery, t*query).add(&p.dattended, t*query).add(&p.dkey, t*key).add(&p.dvalue, t*key).
@@ -270,9 +271,24 @@ func (p *pass) reserve() {
 	}
 }
 
+// An activation is one of a layer's, and how many values a token has in it.
+type activation struct {
+	values *[]float32
+	width  int
+}
+
+// beside are what a layer keeps beside its input.
+func (a *activations) beside(n *network) []activation {
+	query, key := n.Heads*n.HeadDim, n.KVHeads*n.HeadDim
+	return []activation{{&a.query, query}, {&a.key, key}, {&a.value, key}, {&a.attended, query}, {&a.logSum, n.Heads}, {&a.middle, n.Hidden}, {&a.gate, n.FeedForward}, {&a.up, n.FeedForward}}
+}
+
 // activationBytes is what the layers' activations of so many tokens take.
 func (n *network) activationBytes(tokens int, shared bool) int64 {
-	one := 2*n.Heads*n.HeadDim + 2*n.KVHeads*n.HeadDim + n.Heads + n.Hidden + 2*n.FeedForward
+	one := 0
+	for _, part := range new(activations).beside(n) {
+		one += part.width
+	}
 	if !shared {
 		one *= n.Layers
 	}

@@ -311,10 +311,9 @@ func (t *Trainer) learn(s *Sample, i int, weight float64, sum *Step) error {
 	t.wanted(s, distill > 0)
 	t.pass.objective.teacher = nil
 	if mode != Block || distill > 0 {
-		t.whole[0] = len(s.Tokens)
-		t.pass.forward(s.Tokens, t.whole[:], t.rows)
+		t.forwardFull(s)
 		if distill > 0 {
-			t.teacher = append(t.teacher[:0], t.pass.logits[:len(t.rows)*t.net.Vocabulary]...)
+			t.keepTeacher()
 		}
 	}
 	if mode != Block && len(s.Targets) > 0 {
@@ -350,14 +349,24 @@ func (o *Options) blockShare() float64 {
 // keep goes forward in full mode, after the base did, and has the loss from what it said.
 func (t *Trainer) keep(s *Sample, weight float64) {
 	t.wanted(s, true)
-	t.whole[0] = len(s.Tokens)
 	t.pass.base = true
-	t.pass.forward(s.Tokens, t.whole[:], t.rows)
+	t.forwardFull(s)
 	t.pass.base = false
-	t.teacher = append(t.teacher[:0], t.pass.logits[:len(t.rows)*t.net.Vocabulary]...)
-	t.pass.forward(s.Tokens, t.whole[:], t.rows)
+	t.keepTeacher()
+	t.forwardFull(s)
 	t.pass.objective.teacher, t.pass.objective.distill = t.teacher, float32(weight/float64(len(t.rows)))
 	t.loss(s, 0)
+}
+
+// forwardFull goes forward with every token attending to all before it.
+func (t *Trainer) forwardFull(s *Sample) {
+	t.whole[0] = len(s.Tokens)
+	t.pass.forward(s.Tokens, t.whole[:], t.rows)
+}
+
+// keepTeacher makes the logits of the pass the teacher's.
+func (t *Trainer) keepTeacher() {
+	t.teacher = append(t.teacher[:0], t.pass.logits[:len(t.rows)*t.net.Vocabulary]...)
 }
 
 // Kept is the mean KL(base ‖ full) of a token in the final block of a sample that is to be kept, for validation.
@@ -400,12 +409,11 @@ func (t *Trainer) Loss(s *Sample, mode Mode) (float64, error) {
 	}
 	t.wanted(s, false)
 	t.pass.objective.teacher = nil
-	t.whole[0] = len(s.Tokens)
-	blocks := t.whole[:]
 	if mode == Block {
-		blocks = s.Blocks
+		t.pass.forward(s.Tokens, s.Blocks, t.rows)
+	} else {
+		t.forwardFull(s)
 	}
-	t.pass.forward(s.Tokens, blocks, t.rows)
 	return t.loss(s, 0), nil
 }
 
@@ -426,8 +434,10 @@ func (t *Trainer) check(s *Sample) error {
 			return fmt.Errorf("token %d is %d; the vocabulary has 0 to %d", i, id, t.net.Vocabulary-1)
 		}
 	}
-	if need := t.net.activationBytes(total, true); t.pass.limit > 0 && need > t.pass.limit {
-		return fmt.Errorf("%d tokens take %d MiB of memory, even with each layer computed twice, and there are %d; shorter samples take less", total, need>>20, t.pass.limit>>20)
+	if limit := t.pass.limit; limit > 0 {
+		if need := t.net.activationBytes(total, true); need > limit {
+			return fmt.Errorf("%d tokens take %d MiB of memory, even with each layer computed twice, and there are %d; shorter samples take less", total, need>>20, limit>>20)
+		}
 	}
 	before := 0
 	for _, i := range s.Targets {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -92,11 +93,11 @@ func benchModelCommand(name, short, long, defaults string, test func(*bench.Benc
 		if name == bench.TestTTFT && query < 1 {
 			return &usageError{fmt.Errorf("--query %d: want at least 1", query)}
 		}
-		format := ""
+		format, err := figureFormat("--plot", plot)
+		if err != nil {
+			return err
+		}
 		if plot != "" {
-			if format, err = bench.FigureFormat(plot); err != nil {
-				return &usageError{fmt.Errorf("--plot: %w", err)}
-			}
 			if _, err := os.Stat(filepath.Dir(plot)); err != nil { // known before minutes of measuring
 				return fmt.Errorf("--plot: %w", err)
 			}
@@ -111,7 +112,7 @@ func benchModelCommand(name, short, long, defaults string, test func(*bench.Benc
 			return err
 		}
 		if plot != "" {
-			if err := writeFigure(report, plot, format); err != nil {
+			if err := writeFile(plot, func(w io.Writer) error { return report.WriteFigure(w, format) }); err != nil {
 				return err
 			}
 		}
@@ -145,15 +146,6 @@ func measure(cmd *cobra.Command, ref, adapter string, runs int, test func(*bench
 		Progress: func(share float64) { bar.set(int64(100*share), 100) },
 	})
 	return &bench.Report{Head: bench.NewHead(filepath.Base(path)), Rows: rows}, err
-}
-
-func writeFigure(r *bench.Report, path, format string) (err error) {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	return r.WriteFigure(f, format)
 }
 
 func benchMachineCommand() *cobra.Command {

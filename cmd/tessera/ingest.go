@@ -74,7 +74,7 @@ the same command goes on.`,
 			bar := newProgress(cmd.ErrOrStderr(), "reading", false)
 			report, err := c.Ingest(cmd.Context(), corpus.Ingestion{
 				Paths: args, Sync: sync, Tokens: tessera.PassageTokens, Count: count, CacheDir: cache,
-				Progress: func(files, done int) { bar.set(int64(done), int64(files)) },
+				Progress: func(done int) { bar.set(int64(done), int64(done)) },
 			})
 			bar.clear()
 			if err != nil {
@@ -263,12 +263,8 @@ func collectionsCommand() *cobra.Command {
 
 // fromCollection makes the passages of a collection that match a question its documents.
 func fromCollection(ctx context.Context, name string, q *tessera.Question) error {
-	k := q.Passages
-	if k == 0 {
-		k = tessera.DefaultPassages
-	}
 	return withCollection(name, false, func(c *corpus.Collection) error {
-		found, err := c.Search(ctx, q.Text, k)
+		found, err := c.Search(ctx, q.Text, q.Passages)
 		if err != nil {
 			return err
 		}

@@ -18,7 +18,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/tessera-llm/tessera/bench"
 	"github.com/tessera-llm/tessera/eval"
 	"github.com/tessera-llm/tessera/internal/kernel"
 	"github.com/tessera-llm/tessera/prompt"
@@ -123,10 +122,8 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 		case f.validate < 0 || f.every < 1:
 			return &usageError{fmt.Errorf("--validate %d --validate-every %d: want at least 0 and 1", f.validate, f.every)}
 		}
-		if f.plot != "" {
-			if _, err := bench.FigureFormat(f.plot); err != nil {
-				return &usageError{fmt.Errorf("--plot: %w", err)}
-			}
+		if _, err := figureFormat("--plot", f.plot); err != nil {
+			return err
 		}
 		return runTrain(cmd, &f)
 	}
@@ -160,7 +157,7 @@ func runTrain(cmd *cobra.Command, f *trainFlags) (err error) {
 		return err
 	}
 	if f.export != "" {
-		return exportSamples(cmd, f, curriculum)
+		return writeFile(f.export, func(to io.Writer) error { return exportSamples(cmd, f, curriculum, to) })
 	}
 	var adapter *weights.Adapter
 	if !f.full {
@@ -209,7 +206,7 @@ func (f *trainFlags) write(t *train.Trainer, file *weights.File, path string) er
 }
 
 // drawAndMerge writes what --plot and --merge ask for.
-func (f *trainFlags) drawAndMerge(cmd *cobra.Command, file *weights.File, report *trainReport) (err error) {
+func (f *trainFlags) drawAndMerge(cmd *cobra.Command, file *weights.File, report *trainReport) error {
 	if f.merge != "" {
 		a, err := weights.OpenAdapter(f.out, file)
 		if err != nil {
@@ -222,28 +219,15 @@ func (f *trainFlags) drawAndMerge(cmd *cobra.Command, file *weights.File, report
 			return err
 		}
 	}
-	if f.plot == "" {
-		return nil
-	}
-	format, err := bench.FigureFormat(f.plot)
-	if err != nil {
+	format, err := figureFormat("--plot", f.plot)
+	if err != nil || format == "" {
 		return err
 	}
-	to, err := os.Create(f.plot)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, to.Close()) }()
-	return train.WriteFigure(to, format, report.Steps, report.Validations)
+	return writeFile(f.plot, func(w io.Writer) error { return train.WriteFigure(w, format, report.Steps, report.Validations) })
 }
 
 // exportSamples writes the samples that training would see, for a trainer elsewhere.
-func exportSamples(cmd *cobra.Command, f *trainFlags, c *train.Curriculum) (err error) {
-	to, err := os.Create(f.export)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, to.Close()) }()
+func exportSamples(cmd *cobra.Command, f *trainFlags, c *train.Curriculum, to io.Writer) error {
 	w := bufio.NewWriter(to)
 	lines := json.NewEncoder(w)
 	bar := newProgress(cmd.ErrOrStderr(), "writing "+filepath.Base(f.export), false)
