@@ -11,7 +11,7 @@ import (
 const queryChunk = 128
 
 // attend is attention of one layer, and its way back. The work is cut into chunks of queries within a block, for one KV head with the query
-// heads that share it: a chunk of an independent block sees that block's keys, one of the final block all before it.
+// heads that share it: a chunk of an independent block sees that block's keys, one of a final block those of all independent blocks and of its own.
 //
 // Each chunk adds to the gradients of the keys and values it saw, and so do others. So each writes its part by itself, and
 // a second round adds the parts up, in the order of the chunks: bits do not depend on who was first.
@@ -26,10 +26,21 @@ type attend struct {
 	tokens                          int
 }
 
-// A chunk is queries from … to-1, which see keys first … to-1, each up to its own.
+// A chunk is queries from … to-1, which see keys first … to-1, each up to its own, but none of hidden … own-1: final blocks before its own.
 type chunk struct {
 	first, from, to int
+	hidden, own     int
 	part            int // where its parts for the first KV head begin
+}
+
+// seen are the stretches of a row of scores whose keys query i of the chunk sees, the second one empty unless keys are hidden.
+func (c *chunk) seen(row []float32, i int) (before, own []float32) {
+	last := c.from + i - c.first + 1
+	if c.hidden == c.own {
+		return row[:last], nil
+	}
+	clear(row[c.hidden-c.first : c.own-c.first])
+	return row[:c.hidden-c.first], row[c.own-c.first : last]
 }
 
 // attendScratch is one worker's.
@@ -42,18 +53,22 @@ type attendScratch struct {
 	queries, outputs             kernel.Packed
 }
 
-// plan cuts blocks, the lengths of all of them, the last one the final block.
-func (a *attend) plan(blocks []int, workers int) {
+// plan cuts blocks, the lengths of all of them, the last so many being final blocks.
+func (a *attend) plan(blocks []int, finals, workers int) {
 	a.chunks = a.chunks[:0]
-	start, part := 0, 0
+	start, part, hidden := 0, 0, 0
 	for i, n := range blocks {
 		first := start
-		if i == len(blocks)-1 {
-			first = 0
+		if i == len(blocks)-finals {
+			hidden = start
+		}
+		own := hidden
+		if i >= len(blocks)-finals {
+			first, own = 0, start
 		}
 		for from := start; from < start+n; from += queryChunk {
 			to := min(from+queryChunk, start+n)
-			a.chunks = append(a.chunks, chunk{first, from, to, part})
+			a.chunks = append(a.chunks, chunk{first, from, to, hidden, own, part})
 			part += (to - first) * 2 * a.dim * a.heads
 		}
 		start += n
@@ -113,10 +128,11 @@ func (t *attendForward) Do(worker, i int) {
 		w.product(w.scores, keys, rows, false, a.head(a.layer.query, heads, h, c.from), &w.keysT)
 		scale := a.scoreScale()
 		for i := range rows {
-			row, seen := w.scores[i*keys:][:keys], c.from+i-c.first+1
-			top := scale * kernel.Max(row[:seen])
-			sum := kernel.Exponentials(row[:seen], scale, top)
-			clear(row[seen:])
+			row := w.scores[i*keys:][:keys]
+			before, own := c.seen(row, i)
+			top := scale * max(kernel.Max(before), kernel.Max(own))
+			sum := kernel.Exponentials(before, scale, top) + kernel.Exponentials(own, scale, top)
+			clear(row[c.from+i-c.first+1:])
 			a.layer.logSum[(c.from+i)*heads+h] = top + float32(math.Log(float64(sum)))
 			w.shares[i] = 1 / sum
 		}
@@ -151,7 +167,9 @@ func (t *attendBackward) Do(worker, i int) {
 		for i := range rows {
 			seen := c.from + i - c.first + 1
 			row, drow := w.scores[i*keys:][:keys], w.dscores[i*keys:][:keys]
-			kernel.Exponentials(row[:seen], scale, a.layer.logSum[(c.from+i)*heads+h])
+			before, own := c.seen(row, i)
+			kernel.Exponentials(before, scale, a.layer.logSum[(c.from+i)*heads+h])
+			kernel.Exponentials(own, scale, a.layer.logSum[(c.from+i)*heads+h])
 			clear(row[seen:])
 			var mean float32
 			for j, o := range out.Data[i*out.Row:][:d] {

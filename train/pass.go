@@ -19,6 +19,7 @@ type pass struct {
 	sum, divergence float64 // of the rows' losses, and of their divergences from the teacher
 
 	tokens []int32
+	places []int // of the tokens in the prompt: every final block begins where the independent ones end
 	base   bool  // forward goes without changes
 	rows   []int // whose logits are computed, each once; those with a gradient first
 
@@ -57,13 +58,23 @@ func newPass(n *network, pool *kernel.Pool) *pass {
 	return p
 }
 
-// forward computes the logits of rows of a prompt. blocks are the lengths of its blocks, the last one the final block; rows with a
+// forward computes the logits of rows of a prompt. blocks are the lengths of its blocks, the last so many final ones; rows with a
 // gradient come first.
-func (p *pass) forward(tokens []int32, blocks, rows []int) {
+func (p *pass) forward(tokens []int32, blocks []int, finals int, rows []int) {
 	n := p.net
 	p.tokens, p.rows = tokens, rows
 	p.reserve()
-	p.attend.plan(blocks, p.pool.Threads())
+	p.attend.plan(blocks, finals, p.pool.Threads())
+	p.places = p.places[:0]
+	start := 0
+	for i, length := range blocks {
+		if i <= len(blocks)-finals {
+			start = len(p.places)
+		}
+		for at := range length {
+			p.places = append(p.places, start+at)
+		}
+	}
 	n.turn.Reach(len(tokens))
 	n.turnBack.Reach(len(tokens))
 	p.each(embed, nil, &p.layers[0], nil)
@@ -364,8 +375,8 @@ func (t *rowsTask) Do(_, i int) {
 	case turn:
 		for row := from; row < to; row++ {
 			q, k := a.query[row*query:][:query], a.key[row*key:][:key]
-			n.turn.Turn(q, q, n.HeadDim, row, 1)
-			n.turn.Turn(k, k, n.HeadDim, row, 1)
+			n.turn.Turn(q, q, n.HeadDim, t.places[row], 1)
+			n.turn.Turn(k, k, n.HeadDim, t.places[row], 1)
 		}
 	case normFeedForward:
 		kernel.RMSNorm(rows(t.normed, c), rows(a.middle, c), t.l.feedForwardNorm.value, n.NormEpsilon)
@@ -381,8 +392,8 @@ func (t *rowsTask) Do(_, i int) {
 	case turnBack:
 		for row := from; row < to; row++ {
 			q, k := t.dquery[row*query:][:query], t.dkey[row*key:][:key]
-			n.turnBack.Turn(q, q, n.HeadDim, row, 1)
-			n.turnBack.Turn(k, k, n.HeadDim, row, 1)
+			n.turnBack.Turn(q, q, n.HeadDim, t.places[row], 1)
+			n.turnBack.Turn(k, k, n.HeadDim, t.places[row], 1)
 		}
 		kernel.RMSNorm(rows(t.normed, c), rows(a.input, c), t.l.attentionNorm.value, n.NormEpsilon)
 	case normAttentionGradient:

@@ -29,6 +29,7 @@ type Curriculum struct {
 	End       int32 // the token that ends an answer
 
 	Documents []Range // of a sample, unless more are needed or fewer are there: each for an equal stretch of Samples
+	Questions int     // of a sample, over the documents that they need and others of theirs; 0: one
 	Samples   int     // of the run
 	MaxTokens int     // of a sample; documents that are not needed are left out where it would be longer
 	Seed      uint64
@@ -59,13 +60,18 @@ func (c *Curriculum) Sample(i int) (Sample, error) {
 	}
 	documents := c.Documents[min(i*len(c.Documents)/max(c.Samples, 1), len(c.Documents)-1)]
 	i -= kept
-	if epoch := i / n; c.order == nil || c.epoch != epoch {
-		c.epoch, c.order = epoch, rand.New(rand.NewPCG(c.Seed, uint64(epoch))).Perm(n)
+	questions := max(c.Questions, 1)
+	asked := make([]*Example, questions)
+	for q := range asked {
+		asked[q] = c.example(i*questions + q)
 	}
-	e := &c.Examples[c.order[i%n]]
+	e := asked[0]
+	if questions > 1 {
+		e = union(asked)
+	}
 	chosen := e.choose(rng, documents.Fewest+rng.IntN(documents.Most-documents.Fewest+1))
 	for {
-		s, err := c.build(e, chosen)
+		s, err := c.build(asked, e, chosen)
 		if err != nil {
 			return s, fmt.Errorf("example %s: %w", e.ID, err)
 		}
@@ -85,11 +91,40 @@ func (c *Curriculum) Sample(i int) (Sample, error) {
 	}
 }
 
+// example is the i-th of all passes over the examples.
+func (c *Curriculum) example(i int) *Example {
+	n := len(c.Examples)
+	if epoch := i / n; c.order == nil || c.epoch != epoch {
+		c.epoch, c.order = epoch, rand.New(rand.NewPCG(c.Seed, uint64(epoch))).Perm(n)
+	}
+	return &c.Examples[c.order[i%n]]
+}
+
+// union has the documents of all, each once, and needs what one of them needs.
+func union(asked []*Example) *Example {
+	u := &Example{System: asked[0].System}
+	at := map[prompt.Document]int{} // by title and text
+	for _, e := range asked {
+		u.ID = strings.TrimPrefix(u.ID+" + "+e.ID, " + ")
+		for d, doc := range e.Documents {
+			key := prompt.Document{Title: doc.Title, Text: doc.Text}
+			known, is := at[key]
+			if !is {
+				known = len(u.Documents)
+				at[key] = known
+				u.Documents, u.Needed = append(u.Documents, doc), append(u.Needed, false)
+			}
+			u.Needed[known] = u.Needed[known] || e.Needed[d]
+		}
+	}
+	return u
+}
+
 // kept is the i-th sample on which the model is to stay as it is.
 func (c *Curriculum) kept(i int, rng *rand.Rand) (s Sample, err error) {
 	if len(c.Instructions) > 0 && i%2 == 0 {
 		e := &c.Instructions[rng.IntN(len(c.Instructions))]
-		if s, err = c.build(e, nil); err != nil {
+		if s, err = c.build([]*Example{e}, e, nil); err != nil {
 			return s, fmt.Errorf("instruction %s: %w", e.ID, err)
 		}
 		final := &s.Blocks[len(s.Blocks)-1]
@@ -143,28 +178,40 @@ func (c *Curriculum) Build(e *Example) (Sample, error) {
 	for i := range all {
 		all[i] = i
 	}
-	return c.build(e, all)
+	return c.build([]*Example{e}, e, all)
 }
 
-// build is the prompt as inference builds it, the answer and its end.
-func (c *Curriculum) build(e *Example, chosen []int) (s Sample, err error) {
+// build is the prompt as inference builds it, with the chosen documents of one example, and for each that is asked a final block of the
+// question, the answer and its end.
+func (c *Curriculum) build(asked []*Example, of *Example, chosen []int) (s Sample, err error) {
 	docs := make([]prompt.Document, len(chosen))
 	for i, d := range chosen {
-		docs[i] = e.Documents[d]
+		docs[i] = of.Documents[d]
 	}
-	blocks, err := c.Template.Build(e.System, docs, e.Question)
-	if err != nil {
-		return s, err
+	if len(asked) > 1 {
+		s.Finals = len(asked)
 	}
-	for _, b := range blocks {
-		s.Tokens, s.Blocks = append(s.Tokens, b.Tokens...), append(s.Blocks, len(b.Tokens))
+	for q, e := range asked {
+		if e.System != of.System {
+			return s, fmt.Errorf("its system messages differ; questions over the same documents have one")
+		}
+		blocks, err := c.Template.Build(e.System, docs, e.Question)
+		if err != nil {
+			return s, err
+		}
+		if q > 0 {
+			blocks = blocks[len(blocks)-1:]
+		}
+		for _, b := range blocks {
+			s.Tokens, s.Blocks = append(s.Tokens, b.Tokens...), append(s.Blocks, len(b.Tokens))
+		}
+		answer := append(c.Tokenizer.EncodeContinued(e.answer()), c.End)
+		for at := range answer {
+			s.Targets = append(s.Targets, len(s.Tokens)+at)
+		}
+		s.Tokens = append(s.Tokens, answer...)
+		s.Blocks[len(s.Blocks)-1] += len(answer)
 	}
-	answer := append(c.Tokenizer.EncodeContinued(e.answer()), c.End)
-	for range answer {
-		s.Targets = append(s.Targets, len(s.Tokens)+len(s.Targets))
-	}
-	s.Tokens = append(s.Tokens, answer...)
-	s.Blocks[len(s.Blocks)-1] += len(answer)
 	return s, nil
 }
 

@@ -89,6 +89,47 @@ func TestCurriculum_Samples_AreThePromptAndTheAnswerInAPassage(t *testing.T) {
 	}
 }
 
+func TestCurriculum_Questions_ShareTheDocumentsTheyNeed(t *testing.T) {
+	c := curriculum(t)
+	c.Examples, c.Questions, c.Documents = c.Examples[:3], 2, []Range{{5, 5}}
+	for i := range 9 {
+		s, err := c.Sample(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Finals != 2 || len(s.Blocks) != 1+5+2 {
+			t.Fatalf("sample %d: %d blocks, %d of them final ones; want the system's, 5 and 2", i, len(s.Blocks), s.Finals)
+		}
+		var answers []string
+		for first, next := range s.finalBlocks() {
+			text := c.Tokenizer.Decode(s.Tokens[first:next])
+			if strings.Count(text, "Which city?") != 1 {
+				t.Errorf("sample %d: final block %q", i, text)
+			}
+			var answer []int32
+			for _, at := range s.Targets {
+				if at >= first && at < next {
+					answer = append(answer, s.Tokens[at])
+				}
+			}
+			if len(answer) == 0 || answer[len(answer)-1] != c.End || s.Tokens[next-1] != c.End {
+				t.Fatalf("sample %d: answer %v; want it to end with the block and %d", i, answer, c.End)
+			}
+			answers = append(answers, c.Tokenizer.Decode(answer[:len(answer)-1]))
+			if passages := c.Tokenizer.Decode(s.Tokens[:len(s.Tokens)-s.Blocks[6]-s.Blocks[7]]); strings.Count(passages, "It is "+answers[len(answers)-1]+".\n\n") != 1 {
+				t.Errorf("sample %d: answer %q is not in one passage of %q", i, answers[len(answers)-1], passages)
+			}
+		}
+		if answers[0] == answers[1] && i%3 != 1 { // 2 of 3, the third and the first of the next pass, 2 of 3
+			t.Errorf("sample %d asks for %q twice", i, answers[0])
+		}
+	}
+	c.Examples[0].System = "Another."
+	if _, err := c.Sample(0); err == nil || !strings.Contains(err.Error(), "system messages differ") {
+		t.Errorf("two system messages over the same documents: %v", err)
+	}
+}
+
 func TestCurriculum_SampleDependsOnItsNumberAlone(t *testing.T) {
 	forward, backward := curriculum(t), curriculum(t)
 	var want []Sample

@@ -4,7 +4,8 @@
 //
 // Each sample can be seen in two modes. In full mode every token attends to all before it. In block mode a token of an independent block,
 // the system's or a passage's, attends to its own block alone, and one of the final block, question and answer, to all before it. Positions are
-// the prompt's in both. One set of weights is to serve both modes, so a sample is trained in both, or in one drawn for it.
+// the prompt's in both. One set of weights is to serve both modes, so a sample is trained in both, or in one drawn for it. A sample may ask
+// several questions of its passages: they cost little more than one. Each is a final block that follows the passages as if it were alone.
 //
 // Letters: T tokens of a sample, N rows with logits, C values of the hidden state, H query heads, G KV heads, D values a head, F
 // values of the feed-forward layer, V tokens of the vocabulary. Matrices are row-major, one row a token; W of a linear is [out × in].
@@ -18,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -44,7 +46,7 @@ type Trainer struct {
 
 	rows    []int // of the sample that is learnt: those with logits
 	targets []int32
-	whole   [1]int
+	whole   []int
 	teacher []float32 // [N × V]
 }
 
@@ -79,6 +81,7 @@ const (
 type Sample struct {
 	Tokens  []int32
 	Blocks  []int // lengths of the blocks, the last one the final block, which the answer belongs to
+	Finals  int   // how many final blocks there are, each a question of its own over the blocks before all of them; 0: one
 	Targets []int // which of Tokens are to be predicted, in ascending order
 	Keep    bool  // the model is to say here what it says without the adapter; there are no Targets
 }
@@ -322,7 +325,7 @@ func (t *Trainer) learn(s *Sample, i int, weight float64, sum *Step) error {
 		sum.Tokens += len(s.Tokens)
 	}
 	if mode != Full {
-		t.pass.forward(s.Tokens, s.Blocks, t.rows)
+		t.pass.forward(s.Tokens, s.Blocks, s.finals(), t.rows)
 		if distill > 0 {
 			t.pass.objective.teacher, t.pass.objective.distill = t.teacher, float32(distill/float64(len(t.rows)))
 		}
@@ -358,10 +361,25 @@ func (t *Trainer) keep(s *Sample, weight float64) {
 	t.loss(s, 0)
 }
 
-// forwardFull goes forward with every token attending to all before it.
+// finals is how many final blocks there are.
+func (s *Sample) finals() int { return max(s.Finals, 1) }
+
+// forwardFull goes forward with every token attending to all before it, those of final blocks before its own excepted.
 func (t *Trainer) forwardFull(s *Sample) {
-	t.whole[0] = len(s.Tokens)
-	t.pass.forward(s.Tokens, t.whole[:], t.rows)
+	if s.finals() == 1 {
+		t.whole = append(t.whole[:0], len(s.Tokens))
+		t.pass.forward(s.Tokens, t.whole, 1, t.rows)
+		return
+	}
+	t.whole = append(t.whole[:0], 0)
+	for i, n := range s.Blocks {
+		if i < len(s.Blocks)-s.Finals {
+			t.whole[0] += n
+		} else {
+			t.whole = append(t.whole, n)
+		}
+	}
+	t.pass.forward(s.Tokens, t.whole, s.Finals, t.rows)
 }
 
 // keepTeacher makes the logits of the pass the teacher's.
@@ -378,18 +396,37 @@ func (t *Trainer) Kept(s *Sample) (float64, error) {
 	return t.pass.divergence / float64(len(t.rows)), nil
 }
 
-// wanted lists the rows whose logits are needed: those that predict targets and, for distillation, all others of the final block that
-// have a successor.
+// wanted lists the rows whose logits are needed: those that predict targets and, for distillation, all others of final blocks that
+// have a successor in theirs.
 func (t *Trainer) wanted(s *Sample, distill bool) {
 	t.rows, t.targets = t.rows[:0], t.targets[:0]
 	for _, i := range s.Targets {
 		t.rows, t.targets = append(t.rows, i-1), append(t.targets, s.Tokens[i])
 	}
 	if distill {
-		for row := len(s.Tokens) - s.Blocks[len(s.Blocks)-1]; row < len(s.Tokens)-1; row++ {
-			if _, is := slices.BinarySearch(s.Targets, row+1); !is {
-				t.rows, t.targets = append(t.rows, row), append(t.targets, noTarget)
+		for first, next := range s.finalBlocks() {
+			for row := first; row < next-1; row++ {
+				if _, is := slices.BinarySearch(s.Targets, row+1); !is {
+					t.rows, t.targets = append(t.rows, row), append(t.targets, noTarget)
+				}
 			}
+		}
+	}
+}
+
+// finalBlocks are the first token of each final block and that behind its last, from the first of them on.
+func (s *Sample) finalBlocks() iter.Seq2[int, int] {
+	return func(yield func(first, next int) bool) {
+		finals := s.Blocks[len(s.Blocks)-s.finals():]
+		first := len(s.Tokens)
+		for _, n := range finals {
+			first -= n
+		}
+		for _, n := range finals {
+			if !yield(first, first+n) {
+				return
+			}
+			first += n
 		}
 	}
 }
@@ -410,7 +447,7 @@ func (t *Trainer) Loss(s *Sample, mode Mode) (float64, error) {
 	t.wanted(s, false)
 	t.pass.objective.teacher = nil
 	if mode == Block {
-		t.pass.forward(s.Tokens, s.Blocks, t.rows)
+		t.pass.forward(s.Tokens, s.Blocks, s.finals(), t.rows)
 	} else {
 		t.forwardFull(s)
 	}
@@ -447,10 +484,24 @@ func (t *Trainer) check(s *Sample) error {
 		before = i
 	}
 	if s.Keep {
-		if t.net.adapter == nil || len(s.Targets) > 0 || s.Blocks[len(s.Blocks)-1] < 2 {
-			return errors.New("is to be kept, which takes an adapter, no targets, and two tokens in the final block")
+		if t.net.adapter == nil || len(s.Targets) > 0 || s.Finals > 1 || s.Blocks[len(s.Blocks)-1] < 2 {
+			return errors.New("is to be kept, which takes an adapter, no targets, and one final block of two tokens or more")
 		}
 		return nil
+	}
+	if s.Finals < 0 || s.Finals > 1 && s.Finals >= len(s.Blocks) {
+		return fmt.Errorf("%d final blocks of %d blocks; expected an independent one before them", s.Finals, len(s.Blocks))
+	}
+	if s.Finals > 1 {
+		at := 0
+		for first, next := range s.finalBlocks() {
+			if at < len(s.Targets) && s.Targets[at] <= first {
+				return fmt.Errorf("target %d; expected those of the final block of tokens %d to %d behind its first", s.Targets[at], first, next-1)
+			}
+			for at < len(s.Targets) && s.Targets[at] < next {
+				at++
+			}
+		}
 	}
 	if len(s.Targets) == 0 && t.Distill == 0 {
 		return errors.New("no targets; expected some, or a distill weight, which needs none")

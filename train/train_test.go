@@ -214,6 +214,73 @@ func TestModes_AddUp(t *testing.T) {
 	}
 }
 
+// Questions over the same passages are to the gradient what as many samples are, each with one of them.
+func TestFinals_EqualSamplesOfOneEach(t *testing.T) {
+	file := tiny(t, "tiny-tied.gguf")
+	a := tinyAdapter(t, file)
+	all, _ := tinySample(2)
+	context := len(all.Tokens)
+	all.Targets, all.Finals = nil, 3
+	var alone []Sample
+	for i, n := range []int{9, queryChunk + 3, 5} {
+		one := Sample{Tokens: slices.Clone(all.Tokens[:context]), Blocks: append(slices.Clone(all.Blocks[:5]), n)}
+		for j := range n {
+			one.Tokens, all.Tokens = append(one.Tokens, int32(31*i+7*j)%256), append(all.Tokens, int32(31*i+7*j)%256)
+		}
+		for j := n - 2; j < n; j++ { // as many for each: the mean of all is the mean of these means
+			one.Targets, all.Targets = append(one.Targets, context+j), append(all.Targets, len(all.Tokens)-n+j)
+		}
+		all.Blocks = append(all.Blocks, n)
+		alone = append(alone, one)
+	}
+	for _, mode := range []Mode{Full, Block, Dual} {
+		o := options(mode, 2)
+		learn := func(samples ...Sample) ([]float32, Step) {
+			tr := newTrainer(t, file, a, o)
+			var sum Step
+			for i := range samples {
+				if err := tr.learn(&samples[i], 0, 1/float64(len(samples)), &sum); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return tr.net.params.grads, sum
+		}
+		together, sumTogether := learn(all)
+		each, sumEach := learn(alone...)
+		for _, m := range [][2]Mean{{sumTogether.Full, sumEach.Full}, {sumTogether.Block, sumEach.Block}} {
+			if got, want := m[0].Value(), m[1].Value(); m[0].N > 0 && !(math.Abs(got-want) <= 1e-5*want) {
+				t.Errorf("%s: loss %v together, %v alone", mode, got, want)
+			}
+		}
+		scale := norm(each) / math.Sqrt(float64(len(each)))
+		for i := range together {
+			if math.Abs(float64(together[i]-each[i])) > 1e-3*scale+1e-3*math.Abs(float64(each[i])) {
+				t.Fatalf("%s: gradient %d: %v together, %v alone", mode, i, together[i], each[i])
+			}
+		}
+	}
+	// Divergence is a mean over all tokens of final blocks, however many each has.
+	o := options(Block, 1)
+	o.Distill = 1
+	tr := newTrainer(t, file, a, o)
+	all.Targets = nil
+	var sum, sumEach Step
+	if err := tr.learn(&all, 0, 1, &sum); err != nil {
+		t.Fatal(err)
+	}
+	want, rows := 0.0, 0
+	for i := range alone {
+		alone[i].Targets = nil
+		if err := tr.learn(&alone[i], 0, 1, &sumEach); err != nil {
+			t.Fatal(err)
+		}
+		want, rows = want+tr.pass.divergence, rows+len(tr.rows)
+	}
+	if got := sum.Divergence.Value(); math.Abs(got-want/float64(rows)) > 1e-5 || !(got > 1e-3) {
+		t.Errorf("divergence %v together, %v alone", got, want/float64(rows))
+	}
+}
+
 func TestKept_NewAdapter_IsNothing(t *testing.T) {
 	file := tiny(t, "tiny-tied.gguf")
 	a, err := NewAdapter(file, 2, 4, nil, 1)
@@ -571,6 +638,9 @@ func TestRun_BadSample_IsNamed(t *testing.T) {
 		{func(s *Sample) { s.Blocks = s.Blocks[:2] }, "sample 0: blocks of 4 tokens altogether for 6 tokens; expected as many, and some"},
 		{func(s *Sample) { s.Targets = []int{5, 4} }, "sample 0: targets [5 4]; expected ascending ones from 1 to 5"},
 		{func(s *Sample) { s.Targets = []int{0} }, "sample 0: targets [0]; expected ascending ones from 1 to 5"},
+		{func(s *Sample) { s.Finals = 3 }, "sample 0: 3 final blocks of 3 blocks; expected an independent one before them"},
+		{func(s *Sample) { s.Finals, s.Targets = 2, []int{3, 4} }, "sample 0: target 4; expected those of the final block of tokens 4 to 5 behind its first"},
+		{func(s *Sample) { s.Finals, s.Targets = 2, []int{1} }, "sample 0: target 1; expected those of the final block of tokens 2 to 3 behind its first"},
 		{func(s *Sample) { s.Targets = nil }, "sample 0: no targets; expected some, or a distill weight, which needs none"},
 	} {
 		tr := newTrainer(t, file, tinyAdapter(t, file), options(Full, 1))
@@ -631,7 +701,7 @@ func TestForward_EqualsTheModel(t *testing.T) {
 				rows[i] = n - last + i
 			}
 			for _, blocks := range [][]int{{n}, c.sizes} {
-				tr.pass.forward(tokens, blocks, rows)
+				tr.pass.forward(tokens, blocks, 1, rows)
 				want := make([]float32, 0, last*m.Vocabulary)
 				collect := func(_ int, l []float32) { want = append(want, l...) }
 				var batch []model.Sequence

@@ -140,7 +140,7 @@ func (tr *Trainer) see(s *Sample, mode Mode) {
 		blocks = []int{len(s.Tokens)}
 	}
 	tr.pass.objective.teacher = nil
-	tr.pass.forward(s.Tokens, blocks, tr.rows)
+	tr.pass.forward(s.Tokens, blocks, 1, tr.rows)
 }
 
 // lastLogits are those of the last row of see.

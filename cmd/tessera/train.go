@@ -38,6 +38,7 @@ type trainFlags struct {
 	alpha     float64
 	targets   []string
 	passages  string
+	questions int
 	maxTokens int
 	keep      float64
 	validate  int
@@ -76,6 +77,7 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 	flags.Float64Var(&f.alpha, "alpha", 32, "alpha of the adapter: its changes are scaled by alpha/rank")
 	flags.StringSliceVar(&f.targets, "targets", nil, "matrices that are changed (default "+strings.Join(train.Targets, ",")+")")
 	flags.StringVarP(&f.passages, "passages", "k", "3-6", "passages of a sample, a number or a range, or several for equal stretches of the run, as 3-6,10; those that support the answer always")
+	flags.IntVar(&f.questions, "questions", 1, "questions of a sample, over the passages that support one of the answers and others of theirs")
 	flags.IntVar(&f.maxTokens, "max-tokens", 2048, "tokens of a sample at most")
 	flags.StringVar((*string)(&f.options.Mode), "mode", string(train.Dual), "what a sample is seen in: full, block, dual (both), or alternate (one of the two, drawn)")
 	flags.Float64Var(&f.options.BlockShare, "block-share", 0.5, "share of the samples that --mode alternate sees in block mode")
@@ -119,6 +121,8 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 			return &usageError{fmt.Errorf("--patience %d --validate %d: want at least 0, and something to validate on", f.patience, f.validate)}
 		case f.keep < 0 || f.keep >= 1:
 			return &usageError{fmt.Errorf("--keep %v: want a share from 0 to less than 1", f.keep)}
+		case f.questions < 1:
+			return &usageError{fmt.Errorf("--questions %d: want at least 1", f.questions)}
 		case f.validate < 0 || f.every < 1:
 			return &usageError{fmt.Errorf("--validate %d --validate-every %d: want at least 0 and 1", f.validate, f.every)}
 		}
@@ -241,9 +245,10 @@ func exportSamples(cmd *cobra.Command, f *trainFlags, c *train.Curriculum, to io
 		if err := lines.Encode(struct {
 			Tokens  []int32 `json:"ids"`
 			Blocks  []int   `json:"blocks"`
+			Finals  int     `json:"finals,omitempty"`
 			Targets []int   `json:"targets"`
 			Keep    bool    `json:"keep,omitempty"`
-		}{s.Tokens, s.Blocks, append([]int{}, s.Targets...), s.Keep}); err != nil {
+		}{s.Tokens, s.Blocks, s.Finals, append([]int{}, s.Targets...), s.Keep}); err != nil {
 			return err
 		}
 		bar.set(int64(i+1), int64(n))
@@ -408,7 +413,7 @@ func (f *trainFlags) curricula(file *weights.File) (c, held *train.Curriculum, e
 	if c, err = newCurriculum(file); err != nil {
 		return nil, nil, err
 	}
-	c.MaxTokens, c.Samples, c.Keep, c.Seed = f.maxTokens, f.options.Steps*f.options.Batch, f.keep, f.options.Seed
+	c.Questions, c.MaxTokens, c.Samples, c.Keep, c.Seed = f.questions, f.maxTokens, f.options.Steps*f.options.Batch, f.keep, f.options.Seed
 	for _, stretch := range strings.Split(f.passages, ",") {
 		var r train.Range
 		if n, err := fmt.Sscanf(stretch, "%d-%d", &r.Fewest, &r.Most); n == 1 {
@@ -436,7 +441,7 @@ func (f *trainFlags) curricula(file *weights.File) (c, held *train.Curriculum, e
 	copied := *c
 	held = &copied
 	held.Seed++
-	held.Keep, held.Samples = 0, f.validate
+	held.Keep, held.Samples, held.Questions = 0, f.validate, 1 // as they are asked
 	for i := range all { // every so manieth is held out, so that each file has its share
 		if f.validate > 0 && len(held.Examples) < f.validate && i%(len(all)/f.validate) == 0 {
 			held.Examples = append(held.Examples, all[i])
