@@ -466,6 +466,44 @@ func (c *Collection) All(do func(Passage) error) error {
 	})
 }
 
+// Passages are those of one document: of the file at a path, or of the only one whose path ends so; or the passage of a number, as Search
+// gives it. None: there is no such document, or there are several.
+func (c *Collection) Passages(document string) (list []Passage, err error) {
+	err = c.db.View(func(tx *bbolt.Tx) error {
+		file, err := fileOf(tx, document)
+		if err != nil {
+			return err
+		}
+		if number, err := strconv.ParseUint(document, 10, 64); file == nil && err == nil && tx.Bucket(passagesBucket).Get(keyOf(number)) != nil {
+			file = &fileRecord{Passages: []uint64{number}}
+		}
+		if file == nil {
+			var paths []string
+			_ = tx.Bucket(filesBucket).ForEach(func(path, _ []byte) error {
+				if strings.HasSuffix(filepath.ToSlash(string(path)), "/"+document) {
+					paths = append(paths, string(path))
+				}
+				return nil
+			})
+			if len(paths) != 1 {
+				return nil
+			}
+			if file, err = fileOf(tx, paths[0]); err != nil {
+				return err
+			}
+		}
+		for _, number := range file.Passages {
+			p, err := passageOf(tx, number)
+			if err != nil {
+				return err
+			}
+			list = append(list, p.passage(number))
+		}
+		return nil
+	})
+	return list, err
+}
+
 func (p *passageRecord) passage(number uint64) Passage {
 	return Passage{ID: strconv.FormatUint(number, 10), Doc: p.Path, Title: p.Title, Text: p.Text, Path: p.Path, Page: p.Page, End: len(p.Text)}
 }

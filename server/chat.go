@@ -17,8 +17,8 @@ import (
 
 // A chatRequest is the body of /v1/chat/completions.
 type chatRequest struct {
-	Messages  []chatMessage `json:"messages"`
-	Documents []document    `json:"documents"` // of the last question
+	Messages  []chatMessage     `json:"messages"`
+	Documents []prompt.Document `json:"documents"` // of the last question
 	generationRequest
 	MaxCompletionTokens *int            `json:"max_completion_tokens"`
 	Logprobs            bool            `json:"logprobs"`
@@ -50,7 +50,7 @@ type extension struct {
 	Attention  tessera.Attention `json:"attention"`
 	Collection string            `json:"collection"` // documents of the last question are the best of it
 	Passages   int               `json:"passages"`   // as many; 0: ten
-	Split      *bool             `json:"split"`      // lines [[block]] cut a message into passages and the question; true unless said
+	Split      *bool             `json:"split"`      // documents that are marked within a message become blocks; true unless said
 }
 
 type responseFormat struct {
@@ -99,41 +99,6 @@ func (t *texts) UnmarshalJSON(b []byte) error {
 		return nil
 	}
 	return json.Unmarshal(b, (*[]string)(t))
-}
-
-// A document is {"id","title","text"}, the same under "data", or a text.
-type document prompt.Document
-
-func (d *document) UnmarshalJSON(b []byte) error {
-	var text string
-	if json.Unmarshal(b, &text) == nil {
-		d.Text = text
-		return nil
-	}
-	type fields struct{ ID, Title, Text, Content, Snippet string }
-	var flat struct {
-		fields
-		Data *fields
-	}
-	if err := json.Unmarshal(b, &flat); err != nil {
-		return fmt.Errorf("documents: expected texts, or objects {\"id\",\"title\",\"text\"}")
-	}
-	f := flat.fields
-	if flat.Data != nil {
-		if f = *flat.Data; f.ID == "" {
-			f.ID = flat.ID
-		}
-	}
-	for _, other := range []string{f.Content, f.Snippet} {
-		if f.Text == "" {
-			f.Text = other
-		}
-	}
-	if f.Text == "" {
-		return fmt.Errorf("documents: one has no text")
-	}
-	d.ID, d.Title, d.Text = f.ID, f.Title, f.Text
-	return nil
 }
 
 // mostChoices is how many answers one request may ask for.
@@ -186,7 +151,7 @@ func (q *chatRequest) conversation() ([]tessera.Message, error) {
 		case "user":
 			one := tessera.Message{Role: tessera.User, Content: text}
 			if split {
-				one.Documents, one.Content = prompt.Split(text)
+				one.Documents, one.Content = prompt.Segment(text)
 			}
 			out = append(out, one)
 		case "assistant":
@@ -197,8 +162,15 @@ func (q *chatRequest) conversation() ([]tessera.Message, error) {
 			if len(out) == 0 || out[len(out)-1].Role != tessera.User {
 				return nil, &tessera.MessageError{Index: i, Problem: "is a tool's; expected a user's before it"}
 			}
+			results := []prompt.Document{{Text: text}}
+			if split {
+				results = prompt.Results(text)
+			}
+			if len(results) == 1 && results[0].Title == "" {
+				results[0].Title = m.Name
+			}
 			last := &out[len(out)-1]
-			last.Documents = append(last.Documents, prompt.Document{Title: m.Name, Text: text})
+			last.Documents = append(last.Documents, results...)
 		default:
 			return nil, &tessera.MessageError{Index: i, Problem: fmt.Sprintf("has role %q; expected system, developer, user, assistant or tool", m.Role)}
 		}
@@ -206,20 +178,20 @@ func (q *chatRequest) conversation() ([]tessera.Message, error) {
 	if len(out) == 0 {
 		return nil, invalid("messages", "there are none; expected at least a user's")
 	}
-	for _, d := range q.Documents {
-		last := &out[len(out)-1]
-		last.Documents = append(last.Documents, prompt.Document(d))
-	}
+	return out, nil
+}
+
+// number gives an id to every document that has none, so that the receipt can name it.
+func number(messages []tessera.Message) {
 	n := 0
-	for i := range out {
-		for j := range out[i].Documents {
+	for i := range messages {
+		for j := range messages[i].Documents {
 			n++
-			if d := &out[i].Documents[j]; d.ID == "" {
-				d.ID = strconv.Itoa(n) // so that the receipt can name it
+			if d := &messages[i].Documents[j]; d.ID == "" {
+				d.ID = strconv.Itoa(n)
 			}
 		}
 	}
-	return out, nil
 }
 
 // chat is POST /v1/chat/completions.
@@ -249,22 +221,12 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request, k *Key) error {
 	if g.Grammar, err = q.ResponseFormat.grammar(); err != nil {
 		return err
 	}
-	sent := documentsOf(messages)
-	found, err := s.retrieve(r.Context(), k, q.Tessera, messages)
+	documents, err := s.documents(r.Context(), k, q.Tessera, q.Documents, messages)
 	if err != nil {
 		return err
 	}
-	c := completion{s: s, id: "chatcmpl-" + id(), object: "chat.completion", created: time.Now().Unix(), q: &q.generationRequest, chat: true, documents: append(sent, found...)}
+	c := completion{s: s, id: "chatcmpl-" + id(), object: "chat.completion", created: time.Now().Unix(), q: &q.generationRequest, chat: true, documents: documents}
 	return c.answer(w, g, choices, func(g tessera.Generation) (*tessera.Receipt, error) { return s.tessera.Chat(r.Context(), messages, g) })
-}
-
-func documentsOf(messages []tessera.Message) (all []receiptDocument) {
-	for _, m := range messages {
-		for _, d := range m.Documents {
-			all = append(all, receiptDocument{ID: d.ID, Title: d.Title, Text: d.Text})
-		}
-	}
-	return all
 }
 
 // grammar is what a response format holds answers to, nil for none.

@@ -246,14 +246,18 @@ func uploadError(err error) error {
 	return invalid("", "the form cannot be read: %v", err)
 }
 
-// retrieve finds the passages of a collection that a chat's last message asks for.
-func (s *Server) retrieve(ctx context.Context, k *Key, e *extension, messages []tessera.Message) ([]receiptDocument, error) {
-	if e == nil || e.Collection == "" {
-		return nil, nil
+// documents gives the last message its documents: those sent, of which some may be of a collection by their ids, and otherwise, where one
+// is named, the passages of it that the message asks for. It returns those of all messages, for the receipt.
+func (s *Server) documents(ctx context.Context, k *Key, e *extension, sent []prompt.Document, messages []tessera.Message) ([]receiptDocument, error) {
+	if e == nil {
+		e = &extension{}
 	}
-	c, err := s.library.get(k, e.Collection, false)
-	if err != nil {
-		return nil, err
+	var c *corpus.Collection
+	var err error
+	if e.Collection != "" {
+		if c, err = s.library.get(k, e.Collection, false); err != nil {
+			return nil, err
+		}
 	}
 	n := e.Passages
 	if n == 0 {
@@ -262,15 +266,45 @@ func (s *Server) retrieve(ctx context.Context, k *Key, e *extension, messages []
 	if n < 1 || n > 1000 {
 		return nil, invalid("tessera.passages", "found %d, expected 1 to 1000", n)
 	}
+	var found []corpus.Passage
 	last := &messages[len(messages)-1]
-	found, err := c.Search(ctx, last.Content, n)
-	if err != nil {
-		return nil, err
+	named := false
+	for _, d := range sent {
+		if d.Text != "" {
+			last.Documents = append(last.Documents, d)
+			continue
+		}
+		if c == nil {
+			return nil, invalid("documents", "%q has no text; one that was ingested takes its collection in tessera.collection", d.ID)
+		}
+		passages, err := c.Passages(d.ID)
+		if err != nil {
+			return nil, err
+		}
+		if len(passages) == 0 {
+			return nil, invalid("documents", "%q has no text and is no passage of the collection %s, nor a file of it, or several end so", d.ID, e.Collection)
+		}
+		named, found = true, append(found, passages...)
 	}
-	var list []receiptDocument
-	for _, f := range found {
-		list = append(list, receiptDocument{f.ID, f.Title, f.Text, place(f.Passage)})
-		last.Documents = append(last.Documents, prompt.Document{ID: f.ID, Title: f.Title, Text: f.Text})
+	if c != nil && !named {
+		best, err := c.Search(ctx, last.Content, n)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range best {
+			found = append(found, f.Passage)
+		}
 	}
-	return list, nil
+	number(messages)
+	var all []receiptDocument
+	for _, m := range messages {
+		for _, d := range m.Documents {
+			all = append(all, receiptDocument{ID: d.ID, Title: d.Title, Text: d.Text})
+		}
+	}
+	for _, p := range found {
+		last.Documents = append(last.Documents, prompt.Document{ID: p.ID, Title: p.Title, Text: p.Text})
+		all = append(all, receiptDocument{p.ID, p.Title, p.Text, place(p)})
+	}
+	return all, nil
 }

@@ -103,6 +103,36 @@ func TestChat_OpenAIsClient_AnswersWithReceipt(t *testing.T) {
 	}
 }
 
+// A document is the same block however it comes, unless marks are to be left alone.
+func TestChat_DocumentsWithinMessages_AreBlocks(t *testing.T) {
+	_, s := start(t, Options{})
+	receipt := func(fields string) (r receiptOf) {
+		t.Helper()
+		status, text := post(t, s.URL+"/v1/chat/completions", `{"max_tokens":2,`+fields+`}`)
+		if err := json.Unmarshal([]byte(text), &r); err != nil || status != 200 {
+			t.Fatalf("%s: %d %s", fields, status, text)
+		}
+		return r
+	}
+	const block = `"tessera":{"attention":"block"}`
+	receipt(`"messages":[{"role":"user","content":"Who?"}],"documents":["Ravens hide food.","Owls hear well."],` + block)
+	for _, fields := range []string{
+		`"messages":[{"role":"user","content":"<context><source id=\"x\">Owls hear well.</source><source id=\"y\">Ravens hide food.</source></context> Who?"}],` + block,
+		`"messages":[{"role":"user","content":"[1] Owls hear well.\n[2] Ravens hide food.\n\nWho?"}],` + block,
+		`"messages":[{"role":"user","content":"Who?"},{"role":"assistant","tool_calls":[{}]},{"role":"tool","content":"[{\"text\":\"Owls hear well.\"},{\"text\":\"Ravens hide food.\"}]"}],` + block,
+		`"messages":[{"role":"user","content":"Who?"},{"role":"tool","content":"Owls hear well."},{"role":"tool","content":"Ravens hide food."}],` + block,
+	} {
+		r := receipt(fields)
+		if b := r.Tessera.Blocks; len(b) != 4 || b[1].Source != "ram" || b[2].Source != "ram" || b[3].Kind != "query" || r.Tessera.Documents[1].Text != "Ravens hide food." {
+			t.Errorf("%s: %+v", fields, r)
+		}
+	}
+	r := receipt(`"messages":[{"role":"user","content":"[1] Owls hear well.\n[2] Ravens hide food.\n\nWho?"}],"tessera":{"attention":"block","split":false}`)
+	if len(r.Tessera.Blocks) != 2 || len(r.Tessera.Documents) != 0 {
+		t.Errorf("marks that are to be left alone: %+v", r)
+	}
+}
+
 func TestChat_Streamed_IsTheSameText(t *testing.T) {
 	client, _ := start(t, Options{})
 	whole, err := client.Chat.Completions.New(t.Context(), question("Which bird?"))
@@ -269,7 +299,7 @@ func TestBadInput_Is4xxInOpenAIsShape(t *testing.T) {
 		{"/v1/chat/completions", `{"max_tokens":0,` + user + `}`, 400, "max_tokens"},
 		{"/v1/chat/completions", `{"max_tokens":"x",` + user + `}`, 400, "max_tokens: found a string"},
 		{"/v1/chat/completions", `{"tessera":{"attention":"none"},` + user + `}`, 400, "tessera.attention"},
-		{"/v1/chat/completions", `{"documents":[{"id":"x"}],` + user + `}`, 400, "has no text"},
+		{"/v1/chat/completions", `{"documents":[{"id":"x"}],` + user + `}`, 400, "takes its collection"},
 		{"/v1/chat/completions", `{"response_format":{"type":"json_schema","json_schema":{"schema":{"pattern":"x"}}},` + user + `}`, 400, "pattern is not supported"},
 		{"/v1/chat/completions", `{"tools":[{}],` + user + `}`, 400, "tools"},
 		{"/v1/chat/completions", `{"messages":[{"role":"user","content":"` + strings.Repeat("x", 600) + `"}]}`, 400, "context_length_exceeded"},
@@ -558,6 +588,15 @@ func TestCollections_FromFilesToAnAnswer(t *testing.T) {
 	status, text = post(t, s.URL+"/v1/chat/completions", `{"messages":[{"role":"user","content":"Which ravens hide food?"}],"max_tokens":2,"tessera":{"attention":"block","collection":"birds","passages":1}}`)
 	if status != 200 || !strings.Contains(text, `"text":"Ravens hide food in autumn.","place":"ravens.txt"`) || strings.Contains(text, "mice") {
 		t.Errorf("an answer from a collection: %d %s", status, text)
+	}
+	for id, want := range map[string]string{"owls.md": "Owls hear mice under snow.", "1": ""} { // which of the files is read first is open
+		status, text := post(t, s.URL+"/v1/chat/completions", `{"messages":[{"role":"user","content":"Who?"}],"documents":[{"id":"`+id+`"}],"max_tokens":2,"tessera":{"collection":"birds"}}`)
+		if status != 200 || strings.Count(text, `"place":`) != 1 || !strings.Contains(text, want) {
+			t.Errorf("the document %s of a collection: %d %s", id, status, text)
+		}
+	}
+	if status, text := post(t, s.URL+"/v1/chat/completions", `{"messages":[{"role":"user","content":"Who?"}],"documents":[{"id":"fish.md"}],"tessera":{"collection":"birds"}}`); status != 400 || !strings.Contains(text, "no passage of the collection birds") {
+		t.Errorf("a document that is not there: %d %s", status, text)
 	}
 	for _, tt := range []struct {
 		name   string
