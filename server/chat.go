@@ -81,7 +81,7 @@ func (c *content) UnmarshalJSON(b []byte) error {
 		return fmt.Errorf("content: expected a text, or a list of parts {\"type\":\"text\",\"text\"}")
 	}
 	for _, p := range parts {
-		if p.Type != "text" {
+		if p.Type != "text" && p.Type != "input_text" && p.Type != "output_text" {
 			return fmt.Errorf("content: a part of type %q; this model reads text", p.Type)
 		}
 		*c += content(p.Text)
@@ -212,7 +212,7 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request, k *Key) error {
 		return err
 	}
 	if len(q.Tools) > 0 {
-		return invalid("tools", "this version does not call tools; send their results as messages of role tool")
+		return errNoTools
 	}
 	if q.TopLogprobs < 0 || q.TopLogprobs > 20 {
 		return invalid("top_logprobs", "found %d, expected 0 to 20", q.TopLogprobs)
@@ -234,19 +234,30 @@ func (f *responseFormat) grammar() (*grammar.Grammar, error) {
 	if f == nil {
 		return nil, nil
 	}
-	switch f.Type {
+	var schema json.RawMessage
+	if f.Schema != nil {
+		schema = f.Schema.Schema
+	}
+	return grammarOf("response_format.type", f.Type, "response_format.json_schema.schema", schema)
+}
+
+// grammarOf is what a format of a kind holds answers to, nil for none. kindParam and schemaParam name the fields that kind and schema are from.
+func grammarOf(kindParam, kind, schemaParam string, schema json.RawMessage) (*grammar.Grammar, error) {
+	switch kind {
 	case "", "text":
 		return nil, nil
 	case "json_object":
 		return grammar.JSONObject(), nil
 	case "json_schema":
-		if f.Schema == nil || len(bytes.TrimSpace(f.Schema.Schema)) == 0 {
-			return nil, invalid("response_format.json_schema.schema", "is missing")
+		if len(schema) == 0 {
+			return nil, invalid(schemaParam, "is missing")
 		}
-		return grammar.JSONSchema(f.Schema.Schema)
+		return grammar.JSONSchema(schema)
 	}
-	return nil, invalid("response_format.type", "found %q, expected text, json_object or json_schema", f.Type)
+	return nil, invalid(kindParam, "found %q, expected text, json_object or json_schema", kind)
 }
+
+var errNoTools = invalid("tools", "this version does not call tools; send their results as messages of role tool")
 
 // id is a random one.
 func id() string { return fmt.Sprintf("%016x%08x", rand.Uint64(), rand.Uint32()) }
@@ -274,8 +285,12 @@ type usage struct {
 	} `json:"prompt_tokens_details"`
 }
 
-func (u *usage) add(r *tessera.Receipt) {
-	u.Prompt, u.Completion, u.Details.Cached = r.Usage.Prompt, u.Completion+r.Usage.Completion, r.Usage.Cached
+// add counts an answer, and its prompt unless an earlier answer was to the same.
+func (u *usage) add(r *tessera.Receipt, again bool) {
+	u.Completion += r.Usage.Completion
+	if !again {
+		u.Prompt, u.Details.Cached = u.Prompt+r.Usage.Prompt, u.Details.Cached+r.Usage.Cached
+	}
 	u.Total = u.Prompt + u.Completion
 }
 
@@ -293,39 +308,39 @@ type receiptDocument struct {
 	Place string `json:"place,omitempty"` // in the file that it is of
 }
 
-// answer makes the choices one after the other: their prompt is computed once. It sends them as they come, or all at the end.
-func (c *completion) answer(w http.ResponseWriter, g tessera.Generation, choices int, generate func(tessera.Generation) (*tessera.Receipt, error)) error {
+// A generate makes one answer to a prompt.
+type generate func(tessera.Generation) (*tessera.Receipt, error)
+
+// answer makes so many choices for each prompt one after the other: a prompt is computed once. It sends them as they come, or all at the end.
+func (c *completion) answer(w http.ResponseWriter, g tessera.Generation, choices int, prompts ...generate) error {
 	var (
 		all   []any
 		sum   usage
 		first *receipt
 	)
-	for i := range choices {
+	for i := range choices * len(prompts) {
 		text := ""
 		one := g
-		one.Seed += uint64(i)
-		pace := c.s.metrics.pace()
+		one.Seed += uint64(i % choices)
 		one.Token = func(t engine.Token) { c.tokens = append(c.tokens, t) }
 		one.Emit = func(piece string) error {
-			pace()
 			text += piece
 			if !c.q.Stream {
 				return nil
 			}
 			return c.send(w, c.chunk(i, piece, c.take(), ""))
 		}
-		r, err := generate(one)
+		r, err := c.s.measured(one, prompts[i/choices])
 		if err != nil {
 			return err
 		}
-		c.s.metrics.answered(r)
-		sum.add(r)
+		sum.add(r, i%choices > 0)
 		if first == nil {
 			first = &receipt{Receipt: r, Documents: c.documents}
 		}
 		if c.q.Stream {
 			last := c.chunk(i, "", c.take(), string(r.Finish))
-			if i == choices-1 && !c.usageWanted() {
+			if i == choices*len(prompts)-1 && !c.usageWanted() {
 				last["tessera"] = first
 			}
 			if err := c.send(w, last); err != nil {

@@ -52,6 +52,9 @@ func (p *prompts) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// mostPrompts is how many prompts one request may have.
+const mostPrompts = 64
+
 // defaultMaxTokens is OpenAI's for this endpoint.
 const defaultMaxTokens = 16
 
@@ -61,8 +64,8 @@ func (s *Server) complete(w http.ResponseWriter, r *http.Request, k *Key) error 
 	if err := readJSON(r, &q); err != nil {
 		return err
 	}
-	if len(q.Prompt) != 1 {
-		return invalid("prompt", "found %d of them, expected one", len(q.Prompt))
+	if len(q.Prompt) < 1 || len(q.Prompt) > mostPrompts {
+		return invalid("prompt", "found %d of them, expected 1 to %d", len(q.Prompt), mostPrompts)
 	}
 	if q.Suffix != nil && *q.Suffix != "" {
 		return invalid("suffix", "is not supported")
@@ -84,22 +87,25 @@ func (s *Server) complete(w http.ResponseWriter, r *http.Request, k *Key) error 
 		}
 		g.Logprobs, g.Likely = true, *q.Logprobs
 	}
-	one := q.Prompt[0]
-	if one.ids == nil {
-		one.ids = s.tessera.Tokenize(one.text)
-	} else if one.text, err = s.tessera.Detokenize(one.ids); err != nil {
-		return invalid("prompt", "%v", err)
-	}
-	if len(one.ids) == 0 {
-		return invalid("prompt", "is empty")
+	var prompts []generate
+	for _, one := range q.Prompt {
+		if one.ids == nil {
+			one.ids = s.tessera.Tokenize(one.text)
+		} else if one.text, err = s.tessera.Detokenize(one.ids); err != nil {
+			return invalid("prompt", "%v", err)
+		}
+		if len(one.ids) == 0 {
+			return invalid("prompt", "is empty")
+		}
+		prompts = append(prompts, func(g tessera.Generation) (*tessera.Receipt, error) {
+			if !q.Echo {
+				return s.tessera.Complete(r.Context(), one.ids, false, g)
+			}
+			return s.echo(r, one, g)
+		})
 	}
 	c := completion{s: s, id: "cmpl-" + id(), object: "text_completion", created: time.Now().Unix(), q: &q.generationRequest}
-	return c.answer(w, g, choices, func(g tessera.Generation) (*tessera.Receipt, error) {
-		if !q.Echo {
-			return s.tessera.Complete(r.Context(), one.ids, false, g)
-		}
-		return s.echo(r, one, g)
-	})
+	return c.answer(w, g, choices, prompts...)
 }
 
 // echo puts the prompt before the answer.

@@ -47,6 +47,20 @@ func (m *metrics) serve(w http.ResponseWriter, r *http.Request, k *Key) error {
 	return nil
 }
 
+// measured generates one answer and counts it.
+func (s *Server) measured(g tessera.Generation, one generate) (*tessera.Receipt, error) {
+	pace, emit := s.metrics.pace(), g.Emit
+	g.Emit = func(piece string) error {
+		pace()
+		return emit(piece)
+	}
+	r, err := one(g)
+	if err == nil {
+		s.metrics.answered(r)
+	}
+	return r, err
+}
+
 // answered counts an answer.
 func (m *metrics) answered(r *tessera.Receipt) {
 	m.ttft.Observe(r.Timings.TTFT / 1000)

@@ -1,6 +1,7 @@
 // Package server is a Tessera over HTTP: OpenAI's API, so that its clients work unchanged, what Tessera has beyond it, and a web page.
 //
-//	/v1/chat/completions  /v1/completions  /v1/models  /tokenize  /detokenize      chat.go, completions.go
+//	/v1/chat/completions  /v1/completions  /v1/responses                          chat.go, completions.go, responses.go
+//	/v1/models  /tokenize  /detokenize                                            completions.go
 //	/api/collections  /api/store                                                  collections.go, store.go
 //	/health  /ready  /metrics                                                     here, metrics.go
 //	/                                                                             web/, embedded
@@ -74,6 +75,7 @@ func New(t *tessera.Tessera, o Options) *Server {
 	s.library = library{root: o.Library, open: map[string]*corpus.Collection{}}
 	s.handle("POST /v1/chat/completions", s.queued(s.chat))
 	s.handle("POST /v1/completions", s.queued(s.complete))
+	s.handle("POST /v1/responses", s.queued(s.respond))
 	s.handle("GET /v1/models", s.models)
 	s.handle("GET /v1/models/{id...}", s.model)
 	s.handle("POST /tokenize", s.tokenize)

@@ -22,6 +22,7 @@ import (
 
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
+	"github.com/openai/openai-go/v3/responses"
 	"go.uber.org/goleak"
 
 	"github.com/tessera-llm/tessera/internal/testenv"
@@ -100,6 +101,88 @@ func TestChat_OpenAIsClient_AnswersWithReceipt(t *testing.T) {
 	}
 	if texts[0] != texts[1] {
 		t.Errorf("from computed blocks %q, from stored ones %q", texts[0], texts[1])
+	}
+}
+
+func TestResponses_OpenAIsClient_WholeAndStreamed(t *testing.T) {
+	client, _ := start(t, Options{})
+	q := responses.ResponseNewParams{
+		Model: "tiny-tied", Instructions: openai.String("Be brief."), MaxOutputTokens: openai.Int(12),
+		Input: responses.ResponseNewParamsInputUnion{OfInputItemList: responses.ResponseInputParam{
+			responses.ResponseInputItemParamOfMessage("Which bird hides food?", responses.EasyInputMessageRoleUser),
+		}},
+	}
+	whole, err := client.Responses.New(t.Context(), q, withDocuments...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same, err := client.Chat.Completions.New(t.Context(), question("Which bird hides food?"), withDocuments...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if whole.OutputText() != same.Choices[0].Message.Content || whole.Status != "incomplete" || whole.IncompleteDetails.Reason != "max_output_tokens" {
+		t.Errorf("%q, %s, %+v; a chat's answer is %q", whole.OutputText(), whole.Status, whole.IncompleteDetails, same.Choices[0].Message.Content)
+	}
+	if u := whole.Usage; u.InputTokens != same.Usage.PromptTokens || u.OutputTokens != 12 || u.TotalTokens != u.InputTokens+12 {
+		t.Errorf("usage %+v, a chat's %+v", u, same.Usage)
+	}
+	var r receiptOf
+	if err := json.Unmarshal([]byte(whole.RawJSON()), &r); err != nil || len(r.Tessera.Blocks) != 4 || len(r.Tessera.Documents) != 2 {
+		t.Errorf("receipt %+v, %v", r, err)
+	}
+
+	stream := client.Responses.NewStreaming(t.Context(), q, withDocuments...)
+	text, kinds := "", []string{}
+	for n := int64(0); stream.Next(); n++ {
+		e := stream.Current()
+		if e.SequenceNumber != n {
+			t.Errorf("event %d has number %d", n, e.SequenceNumber)
+		}
+		if e.Type != "response.output_text.delta" {
+			kinds = append(kinds, e.Type)
+		} else if text += e.Delta; e.ItemID == "" {
+			t.Error("a piece of no item")
+		}
+		if e.Type == "response.incomplete" && (e.Response.OutputText() != whole.OutputText() || e.Response.Usage.InputTokensDetails.CachedTokens == 0) {
+			t.Errorf("the end says %q, %+v", e.Response.OutputText(), e.Response.Usage)
+		}
+	}
+	if err := stream.Err(); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"response.created", "response.in_progress", "response.output_item.added", "response.content_part.added", "response.output_text.done", "response.content_part.done", "response.output_item.done", "response.incomplete"}
+	if text != whole.OutputText() || !slices.Equal(kinds, want) {
+		t.Errorf("%q by %q; want %q by %q", text, kinds, whole.OutputText(), want)
+	}
+
+	q.Text = responses.ResponseTextConfigParam{Format: responses.ResponseFormatTextConfigParamOfJSONSchema("bird", map[string]any{"enum": []string{"raven"}})}
+	q.MaxOutputTokens = openai.Int(40)
+	held, err := client.Responses.New(t.Context(), q)
+	if err != nil || held.OutputText() != `"raven"` || held.Status != "completed" {
+		t.Errorf("by a schema: %q, %v", held.OutputText(), err)
+	}
+}
+
+func TestCompletions_SeveralPrompts_AreChoices(t *testing.T) {
+	client, _ := start(t, Options{})
+	one := func(p openai.CompletionNewParamsPromptUnion, n int64) *openai.Completion {
+		t.Helper()
+		got, err := client.Completions.New(t.Context(), openai.CompletionNewParams{Model: "tiny-tied", Prompt: p, N: openai.Int(n), MaxTokens: openai.Int(5), Temperature: openai.Float(1), Seed: openai.Int(3)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	a := one(openai.CompletionNewParamsPromptUnion{OfString: openai.String("Ravens")}, 2)
+	b := one(openai.CompletionNewParamsPromptUnion{OfString: openai.String("Owls")}, 2)
+	both := one(openai.CompletionNewParamsPromptUnion{OfArrayOfStrings: []string{"Ravens", "Owls"}}, 2)
+	for i, c := range both.Choices {
+		if want := append(a.Choices, b.Choices...)[i]; c.Text != want.Text || c.Index != int64(i) {
+			t.Errorf("choice %d is %q with index %d; alone %q", i, c.Text, c.Index, want.Text)
+		}
+	}
+	if both.Usage.TotalTokens != a.Usage.TotalTokens+b.Usage.TotalTokens || both.Usage.PromptTokens != a.Usage.PromptTokens+b.Usage.PromptTokens {
+		t.Errorf("usage %+v of %+v and %+v", both.Usage, a.Usage, b.Usage)
 	}
 }
 
@@ -305,7 +388,14 @@ func TestBadInput_Is4xxInOpenAIsShape(t *testing.T) {
 		{"/v1/chat/completions", `{"messages":[{"role":"user","content":"` + strings.Repeat("x", 600) + `"}]}`, 400, "context_length_exceeded"},
 		{"/v1/chat/completions", `{"messages":[{"role":"user","content":"` + strings.Repeat("x", 5000) + `"}]}`, 413, "larger than 4096 bytes"},
 		{"/v1/completions", `{"prompt":""}`, 400, "prompt: is empty"},
-		{"/v1/completions", `{"prompt":["a","b"]}`, 400, "found 2 of them"},
+		{"/v1/completions", `{"prompt":[]}`, 400, "found 0 of them"},
+		{"/v1/responses", `{"input":"Who?","previous_response_id":"resp_1"}`, 400, "previous_response_id: nothing is kept"},
+		{"/v1/responses", `{"input":"Who?","tools":[{}]}`, 400, "tools"},
+		{"/v1/responses", `{"input":[{"type":"item_reference"}]}`, 400, "item 1 is of type"},
+		{"/v1/responses", `{"input":7}`, 400, "input: expected a text"},
+		{"/v1/responses", `{}`, 400, "input: is missing"},
+		{"/v1/responses", `{"input":"Who?","max_output_tokens":0}`, 400, "max_output_tokens: found 0"},
+		{"/v1/responses", `{"input":"Who?","text":{"format":{"type":"json_schema"}}}`, 400, "text.format.schema: is missing"},
 		{"/v1/completions", `{"prompt":[70000]}`, 400, "the vocabulary has"},
 		{"/v1/completions", `{"prompt":{}}`, 400, "expected a text"},
 		{"/tokenize", `{}`, 400, "content: is missing"},

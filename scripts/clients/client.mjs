@@ -18,6 +18,14 @@ assert.equal(text, whole.choices[0].message.content)
 assert.equal(last.usage.completion_tokens, 12)
 assert.ok(last.usage.prompt_tokens_details.cached_tokens > 0)
 
+const answer = await client.responses.create({ model: 'default', input: ask.messages[0].content, max_output_tokens: 12, documents: ask.documents, tessera: ask.tessera })
+assert.equal(answer.output_text, text)
+let pieces = ''
+for await (const event of await client.responses.create({ model: 'default', input: ask.messages[0].content, max_output_tokens: 12, documents: ask.documents, tessera: ask.tessera, stream: true })) {
+  if (event.type === 'response.output_text.delta') pieces += event.delta
+}
+assert.equal(pieces, text)
+
 const scored = await client.completions.create({ model: 'default', prompt: 'Ravens', max_tokens: 0, echo: true, logprobs: 1 })
 assert.equal(scored.choices[0].logprobs.token_logprobs[0], null)
 assert.deepEqual((await client.models.list()).data.map(m => m.id), ['tiny-tied'])

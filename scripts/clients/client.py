@@ -31,6 +31,17 @@ scored = client.completions.create(model="default", prompt="Ravens", max_tokens=
 assert scored.choices[0].text == "Ravens" and scored.choices[0].logprobs.token_logprobs[0] is None, scored
 assert "".join(c.choices[0].text for c in client.completions.create(model="default", prompt="Ravens", max_tokens=5, stream=True))
 
+assert len(client.completions.create(model="default", prompt=["Ravens", "Owls"], max_tokens=5).choices) == 2
+
+answer = client.responses.create(model="default", input="Which bird hides food?", max_output_tokens=12, extra_body=block)
+assert answer.status == "incomplete" and answer.usage.output_tokens == 12 and answer.output_text == whole.choices[0].message.content, answer
+with client.responses.stream(model="default", input="Which bird hides food?", max_output_tokens=12, extra_body=block) as events:
+    pieces = [e.delta for e in events if e.type == "response.output_text.delta"]
+    assert "".join(pieces) == answer.output_text, pieces
+
+marked = client.chat.completions.create(**{**ask, "messages": [{"role": "user", "content": "<source id='1'>Ravens hide food.</source> Which bird hides food?"}]}, extra_body={"tessera": {"attention": "block"}})
+assert [b["source"] for b in marked.tessera["blocks"]][1] == "ram", marked.tessera
+
 assert [m.id for m in client.models.list()] == ["tiny-tied"]
 for wrong, status in (({"temperature": -1}, 400), ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"pattern": "x"}}}}, 400)):
     try:
