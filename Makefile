@@ -5,12 +5,12 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 2s
 STAGE = @scripts/stage
 
-.PHONY: test nightly model fmt vet staticcheck build paths unit purego race race-all recipe clients browser hostile fuzz
+.PHONY: test nightly model fmt vet staticcheck build paths unit purego race race-all load load-long recipe clients browser hostile fuzz
 .NOTPARALLEL:
 
-test: model fmt vet staticcheck build paths unit purego race fuzz
+test: model fmt vet staticcheck build paths unit purego race load fuzz
 
-nightly: model race-all recipe clients browser hostile
+nightly: model race-all recipe clients browser hostile load-long
 	FUZZTIME=10m scripts/stage fuzz scripts/fuzz
 
 model: # tests with the default model skip where it cannot be had; with CI=true that is a failure
@@ -45,6 +45,12 @@ race: # the packages with concurrency, without the tests that run the real model
 
 race-all:
 	$(STAGE) "race, everything" scripts/race -timeout=4h all
+
+load: # a server under 200 clients for a minute
+	$(STAGE) load env TESSERA_LOAD=60s go test -count=1 -run TestLoad -v ./server
+
+load-long: # and for ten, with the default model
+	$(STAGE) "load, the default model" env TESSERA_LOAD=10m TESSERA_LOAD_MODEL=default go test -count=1 -timeout 30m -run TestLoad -v ./server
 
 recipe: # the PyTorch one, in a Python environment that takes several GB
 	$(STAGE) recipe scripts/recipe-test
