@@ -80,7 +80,7 @@ func (t *Tessera) attention(a Attention) (engine.Attention, error) {
 	case Block, Full:
 		return engine.Attention(a), nil
 	case Auto, "":
-		if t.record != nil && t.record.Passes(weights.Margin) {
+		if t.AutoIsBlock() {
 			return engine.Block, nil
 		}
 		t.warnFull.Do(func() {

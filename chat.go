@@ -10,6 +10,7 @@ import (
 	"github.com/tessera-llm/tessera/grammar"
 	"github.com/tessera-llm/tessera/kv"
 	"github.com/tessera-llm/tessera/prompt"
+	"github.com/tessera-llm/tessera/weights"
 )
 
 // A Message is one of a chat.
@@ -188,6 +189,9 @@ func (t *Tessera) generate(ctx context.Context, start time.Time, blocks []prompt
 	return t.receipt(r, attention, blocks, documents, prepared), nil
 }
 
+// StoreStat is how full the store is.
+func (t *Tessera) StoreStat() (kv.Stat, error) { return t.store.Stat() }
+
 // Stored is how full the store is, and its blocks, the one used last first.
 func (t *Tessera) Stored() (kv.Stat, []kv.Info, error) {
 	stat, err := t.store.Stat()
@@ -206,8 +210,29 @@ func (t *Tessera) Drop(ids ...kv.ID) (blocks int, bytes int64, err error) {
 	return t.store.Drop(ids...)
 }
 
-// Warm computes and stores the blocks of documents, as many as fit the context, so that no question waits for them.
+// Warm computes and stores those blocks of documents that the store lacks, so that no question waits for them. The documents have to fit the
+// context together.
 func (t *Tessera) Warm(ctx context.Context, documents []prompt.Document, salt []byte) error {
-	_, err := t.Chat(ctx, []Message{{Role: User, Content: "?", Documents: documents}}, Generation{Attention: Block, MaxTokens: 1, Salt: salt})
+	blocks, err := t.template.Build("", documents, "?")
+	if err != nil {
+		return err
+	}
+	stored, err := t.engine.Stored(engine.Request{Blocks: blocks, Attention: engine.Block, Salt: salt})
+	if err != nil {
+		return err
+	}
+	var missing []prompt.Document
+	for i, b := range blocks {
+		if b.Kind == prompt.Passage && !stored[i] {
+			missing = append(missing, documents[b.Doc])
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	_, err = t.Chat(ctx, []Message{{Role: User, Content: "?", Documents: missing}}, Generation{Attention: Block, MaxTokens: 1, Salt: salt})
 	return err
 }
+
+// AutoIsBlock tells whether Auto is Block with this model and adapter, by the quality gate.
+func (t *Tessera) AutoIsBlock() bool { return t.record != nil && t.record.Passes(weights.Margin) }

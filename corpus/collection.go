@@ -504,6 +504,29 @@ func (c *Collection) Passages(document string) (list []Passage, err error) {
 	return list, err
 }
 
+// After are up to n passages that came after the one with the number of an id, or the first ones for "".
+func (c *Collection) After(id string, n int) (list []Passage, err error) {
+	from := uint64(0)
+	if id != "" {
+		if from, err = strconv.ParseUint(id, 10, 64); err != nil {
+			return nil, fmt.Errorf("passage %q: %w", id, err)
+		}
+		from++
+	}
+	err = c.db.View(func(tx *bbolt.Tx) error {
+		passages := tx.Bucket(passagesBucket).Cursor()
+		for key, data := passages.Seek(keyOf(from)); key != nil && len(list) < n; key, data = passages.Next() {
+			var p passageRecord
+			if err := json.Unmarshal(data, &p); err != nil {
+				return err
+			}
+			list = append(list, p.passage(binary.BigEndian.Uint64(key)))
+		}
+		return nil
+	})
+	return list, err
+}
+
 func (p *passageRecord) passage(number uint64) Passage {
 	return Passage{ID: strconv.FormatUint(number, 10), Doc: p.Path, Title: p.Title, Text: p.Text, Path: p.Path, Page: p.Page, End: len(p.Text)}
 }

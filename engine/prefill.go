@@ -166,6 +166,22 @@ func (e *Engine) plan(r *Request) (blocks []*planned, places []int, ids []kv.ID)
 	return blocks, places, ids
 }
 
+// Stored tells of each block of a request but the final one whether the store has it. Nothing is computed, nor read further than a header.
+func (e *Engine) Stored(r Request) ([]bool, error) {
+	blocks, places, _ := e.plan(&r)
+	found := make([]bool, len(places))
+	for i, at := range places {
+		lease, err := e.get(blocks[at], &r)
+		if err != nil {
+			return nil, err
+		}
+		if found[i] = lease != nil; found[i] {
+			lease.Close()
+		}
+	}
+	return found, nil
+}
+
 // dependent says whether block i attends to those before it. The first has none: it is independent in every mode, and so
 // the same block.
 func dependent(r *Request, i int) bool {

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"mime/multipart"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,7 +24,20 @@ import (
 type library struct {
 	root string // "": there are none
 	mu   sync.Mutex
-	open map[string]*corpus.Collection // by folder and name
+	open map[string]*openCollection // by folder and name
+}
+
+// An openCollection is one of a tenant's.
+type openCollection struct {
+	*corpus.Collection
+	salt   []byte
+	warmed warmth
+}
+
+func (l *library) all() []*openCollection {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Values(l.open))
 }
 
 var errNoCollections = &apiError{Status: http.StatusNotFound, Type: "invalid_request_error", Message: "this server keeps no collections"}
@@ -44,13 +59,13 @@ func (l *library) get(k *Key, name string, create bool) (*corpus.Collection, err
 	root := l.rootOf(k)
 	key := filepath.Join(root, name)
 	if c := l.open[key]; c != nil {
-		return c, nil
+		return c.Collection, nil
 	}
 	c, err := corpus.OpenCollection(root, name, create)
 	if err != nil {
 		return nil, err
 	}
-	l.open[key] = c
+	l.open[key] = &openCollection{Collection: c, salt: k.salt()}
 	return c, nil
 }
 

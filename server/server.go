@@ -20,11 +20,11 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/tessera-llm/tessera"
-	"github.com/tessera-llm/tessera/corpus"
 )
 
 // Options of a Server. The zero value is sensible for one user on one machine.
@@ -39,6 +39,7 @@ type Options struct {
 	Log       *slog.Logger  // nil: nothing is logged. Prompts never are
 	Loopback  bool          // listens on the machine's own addresses alone: a request for another host name is a web page's trick
 	Deadline  time.Duration // of a request, its waiting included; 0: none
+	Warm      bool          // compute the blocks of collections while nobody asks, even where answers use block attention on demand alone
 }
 
 // A Server answers HTTP requests with one Tessera.
@@ -50,6 +51,8 @@ type Server struct {
 	routes  []string
 	active  chan struct{} // holds a token for each request that is computed
 	waiting atomic.Int64
+	asked   atomic.Int64 // when a request last came or went, in nanoseconds
+	warming atomic.Pointer[context.CancelFunc]
 	library library
 	started time.Time
 }
@@ -72,7 +75,7 @@ func New(t *tessera.Tessera, o Options) *Server {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{tessera: t, o: o, metrics: newMetrics(t), mux: http.NewServeMux(), active: make(chan struct{}, o.Active), started: time.Now()}
-	s.library = library{root: o.Library, open: map[string]*corpus.Collection{}}
+	s.library = library{root: o.Library, open: map[string]*openCollection{}}
 	s.handle("POST /v1/chat/completions", s.queued(s.chat))
 	s.handle("POST /v1/completions", s.queued(s.complete))
 	s.handle("POST /v1/responses", s.queued(s.respond))
@@ -166,6 +169,8 @@ func (s *Server) handleBody(pattern string, limit int64, h handler) {
 // queued lets so many requests be computed at a time, and so many wait; others are told to come back.
 func (s *Server) queued(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request, k *Key) error {
+		s.attend()
+		defer s.attend()
 		if s.waiting.Add(1) > int64(s.o.Waiting+s.o.Active) {
 			s.waiting.Add(-1)
 			w.Header().Set("Retry-After", "1")
@@ -188,6 +193,14 @@ func (s *Server) queued(h handler) handler {
 	}
 }
 
+// attend notes that someone asks, or did until now: warming gives way.
+func (s *Server) attend() {
+	s.asked.Store(time.Now().UnixNano())
+	if cancel := s.warming.Load(); cancel != nil {
+		(*cancel)()
+	}
+}
+
 var errDeadline = &apiError{Status: http.StatusServiceUnavailable, Type: "server_error", Code: "deadline", Message: "the request took longer than this server allows"}
 
 // Serve answers on a listener until ctx ends; requests under way then have grace to end.
@@ -195,6 +208,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 	web := &http.Server{
 		Handler: s, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 5 * time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelDebug),
+	}
+	if s.o.Warm || s.tessera.AutoIsBlock() {
+		warm, end := context.WithCancel(ctx)
+		var warmed sync.WaitGroup
+		warmed.Go(func() { s.warmUp(warm) })
+		defer warmed.Wait()
+		defer end()
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- web.Serve(l) }()

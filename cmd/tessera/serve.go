@@ -47,6 +47,7 @@ the server once the requests under way are answered.`,
 	f.IntVar(&o.Active, "active", 64, "requests that are computed at a time")
 	f.IntVar(&o.Waiting, "waiting", 256, "requests that may wait for that; further ones are told to come back")
 	f.DurationVar(&o.Deadline, "deadline", 0, "how long a request may take; 0: as long as it wants")
+	f.BoolVar(&o.Warm, "warm", false, "compute the blocks of collections while nobody asks; always, where answers use block attention unless told otherwise")
 	f.DurationVar(&grace, "grace", 30*time.Second, "how long requests under way may take when the server is told to end")
 	f.BoolVar(&quiet, "quiet", false, "log no requests")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
