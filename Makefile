@@ -5,12 +5,12 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 2s
 STAGE = @scripts/stage
 
-.PHONY: test nightly model fmt vet staticcheck build paths unit purego race race-all load load-long recipe clients browser hostile fuzz
+.PHONY: test nightly model fmt vet staticcheck build paths unit purego race race-all load load-long large recipe clients browser hostile fuzz
 .NOTPARALLEL:
 
 test: model fmt vet staticcheck build paths unit purego race load fuzz
 
-nightly: model race-all recipe clients browser hostile load-long
+nightly: model race-all recipe clients browser hostile load-long large
 	FUZZTIME=10m scripts/stage fuzz scripts/fuzz
 
 model: # tests with the default model skip where it cannot be had; with CI=true that is a failure
@@ -51,6 +51,9 @@ load: # a server under 200 clients for a minute
 
 load-long: # and for ten, with the default model
 	$(STAGE) "load, the default model" env TESSERA_LOAD=10m TESSERA_LOAD_MODEL=default go test -count=1 -timeout 30m -run TestLoad -v ./server
+
+large: # a collection of 100,000 passages
+	$(STAGE) large env TESSERA_LARGE=1 go test -count=1 -run HundredThousand -v ./corpus
 
 recipe: # the PyTorch one, in a Python environment that takes several GB
 	$(STAGE) recipe scripts/recipe-test

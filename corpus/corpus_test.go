@@ -8,11 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
-
-	"go.uber.org/goleak"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) } // bleve's analysis workers start with the program
 
 // write makes files under a new folder and returns it.
 func write(t *testing.T, files map[string]string) string {
