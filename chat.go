@@ -179,6 +179,11 @@ func (t *Tessera) generate(ctx context.Context, start time.Time, blocks []prompt
 		most = t.model.Context
 	}
 	prepared := time.Since(start)
+	leave, err := t.admit(ctx, blocks, most)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	r, err := t.engine.Generate(ctx, engine.Request{
 		Blocks: blocks, Attention: attention, Sampling: g.Sampling, MaxTokens: most, Salt: g.Salt, Grammar: g.Grammar,
 		Logprobs: g.Logprobs, Likely: g.Likely, Echo: echo, Token: g.Token, Emit: g.Emit,
@@ -187,6 +192,32 @@ func (t *Tessera) generate(ctx context.Context, start time.Time, blocks []prompt
 		return nil, err
 	}
 	return t.receipt(r, attention, blocks, documents, prepared), nil
+}
+
+// A MemoryError says that an answer would need more memory for keys and values than there is for all.
+type MemoryError struct{ Need, Most int64 }
+
+func (e *MemoryError) Error() string {
+	return fmt.Sprintf("prompt and answer take %d MiB of keys and values, and there are %d for all; fewer or shorter documents, or a lower max_tokens, take less", e.Need>>20, e.Most>>20)
+}
+
+// admit waits until there is memory for the keys and values of a prompt and so many tokens of its answer; leave gives it back.
+func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, answer int) (leave func(), err error) {
+	if t.memory == nil {
+		return func() {}, nil
+	}
+	tokens := 0
+	for _, b := range blocks {
+		tokens += len(b.Tokens)
+	}
+	need := t.KVBytes(min(tokens+answer, t.model.Context))
+	if need > t.most {
+		return nil, &MemoryError{need, t.most}
+	}
+	if err := t.memory.Acquire(ctx, need); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	return func() { t.memory.Release(need) }, nil
 }
 
 // StoreStat is how full the store is.
@@ -236,3 +267,6 @@ func (t *Tessera) Warm(ctx context.Context, documents []prompt.Document, salt []
 
 // AutoIsBlock tells whether Auto is Block with this model and adapter, by the quality gate.
 func (t *Tessera) AutoIsBlock() bool { return t.record != nil && t.record.Passes(weights.Margin) }
+
+// KVBytes is the memory that the keys and values of so many tokens take.
+func (t *Tessera) KVBytes(tokens int) int64 { return int64(t.model.KVShape(kv.F16, tokens).Bytes()) }

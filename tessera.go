@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/tessera-llm/tessera/engine"
 	"github.com/tessera-llm/tessera/internal/kernel"
 	"github.com/tessera-llm/tessera/kv"
@@ -35,6 +37,7 @@ type Options struct {
 	RAMBytes  int64  // bound of blocks in memory; 0: kv.DefaultRAMBytes
 	DiskBytes int64  // bound of the store's folder; 0: kv.DefaultDiskBytes
 	Threads   int    // 0: one a CPU
+	Memory    int64  // bound of the keys and values of all answers under way, those in the store included; further ones wait. 0: none
 
 	// Warn is told what went wrong or differs from what was asked for without failing a question; nil: nobody is told.
 	Warn func(error)
@@ -56,6 +59,8 @@ type Tessera struct {
 	engine   *engine.Engine
 	warn     func(error)
 	load     time.Duration
+	memory   *semaphore.Weighted // bytes; nil: no bound
+	most     int64               // of them
 
 	warnFull sync.Once
 }
@@ -106,6 +111,9 @@ func Open(o Options) (t *Tessera, err error) {
 	t.engine = engine.New(t.model, t.tok, t.store, engine.Options{
 		Fingerprint: fingerprint, Adapter: adapter, Source: o.Model, KV: kv.F16, Threads: threads,
 	})
+	if o.Memory > 0 {
+		t.memory, t.most = semaphore.NewWeighted(o.Memory), o.Memory
+	}
 	t.load = time.Since(start)
 	return t, nil
 }

@@ -54,6 +54,7 @@ func asAPIError(err error) *apiError {
 		message  *tessera.MessageError
 		schema   *grammar.SchemaError
 		name     *corpus.NameError
+		memory   *tessera.MemoryError
 	)
 	bad := func(param, code string) *apiError {
 		return &apiError{Status: http.StatusBadRequest, Type: "invalid_request_error", Param: param, Code: code, Message: err.Error()}
@@ -65,6 +66,8 @@ func asAPIError(err error) *apiError {
 		return &apiError{Status: http.StatusRequestEntityTooLarge, Type: "invalid_request_error", Message: fmt.Sprintf("the body is larger than %d bytes", tooLarge.Limit)}
 	case errors.As(err, &context_):
 		return bad("messages", "context_length_exceeded")
+	case errors.As(err, &memory):
+		return bad("messages", "too_large")
 	case errors.As(err, &sampling):
 		return bad("", "")
 	case errors.As(err, &message):

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -226,7 +227,7 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request, k *Key) error {
 		return err
 	}
 	c := completion{s: s, id: "chatcmpl-" + id(), object: "chat.completion", created: time.Now().Unix(), q: &q.generationRequest, chat: true, documents: documents}
-	return c.answer(w, g, choices, func(g tessera.Generation) (*tessera.Receipt, error) { return s.tessera.Chat(r.Context(), messages, g) })
+	return c.answer(r.Context(), w, g, choices, func(g tessera.Generation) (*tessera.Receipt, error) { return s.tessera.Chat(r.Context(), messages, g) })
 }
 
 // grammar is what a response format holds answers to, nil for none.
@@ -312,7 +313,7 @@ type receiptDocument struct {
 type generate func(tessera.Generation) (*tessera.Receipt, error)
 
 // answer makes so many choices for each prompt one after the other: a prompt is computed once. It sends them as they come, or all at the end.
-func (c *completion) answer(w http.ResponseWriter, g tessera.Generation, choices int, prompts ...generate) error {
+func (c *completion) answer(ctx context.Context, w http.ResponseWriter, g tessera.Generation, choices int, prompts ...generate) error {
 	var (
 		all   []any
 		sum   usage
@@ -330,7 +331,7 @@ func (c *completion) answer(w http.ResponseWriter, g tessera.Generation, choices
 			}
 			return c.send(w, c.chunk(i, piece, c.take(), ""))
 		}
-		r, err := c.s.measured(one, prompts[i/choices])
+		r, err := c.s.measured(ctx, one, prompts[i/choices])
 		if err != nil {
 			return err
 		}

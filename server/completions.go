@@ -105,7 +105,7 @@ func (s *Server) complete(w http.ResponseWriter, r *http.Request, k *Key) error 
 		})
 	}
 	c := completion{s: s, id: "cmpl-" + id(), object: "text_completion", created: time.Now().Unix(), q: &q.generationRequest}
-	return c.answer(w, g, choices, prompts...)
+	return c.answer(r.Context(), w, g, choices, prompts...)
 }
 
 // echo puts the prompt before the answer.

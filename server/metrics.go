@@ -2,7 +2,6 @@ package server
 
 import (
 	"net/http"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -47,20 +46,6 @@ func (m *metrics) serve(w http.ResponseWriter, r *http.Request, k *Key) error {
 	return nil
 }
 
-// measured generates one answer and counts it.
-func (s *Server) measured(g tessera.Generation, one generate) (*tessera.Receipt, error) {
-	pace, emit := s.metrics.pace(), g.Emit
-	g.Emit = func(piece string) error {
-		pace()
-		return emit(piece)
-	}
-	r, err := one(g)
-	if err == nil {
-		s.metrics.answered(r)
-	}
-	return r, err
-}
-
 // answered counts an answer.
 func (m *metrics) answered(r *tessera.Receipt) {
 	m.ttft.Observe(r.Timings.TTFT / 1000)
@@ -71,16 +56,4 @@ func (m *metrics) answered(r *tessera.Receipt) {
 		m.blocks.WithLabelValues(b.Source).Inc()
 	}
 	m.answers.WithLabelValues(string(r.Finish)).Inc()
-}
-
-// pace tells the metrics how long each token took after the one before.
-func (m *metrics) pace() func() {
-	var last time.Time
-	return func() {
-		now := time.Now()
-		if !last.IsZero() {
-			m.between.Observe(now.Sub(last).Seconds())
-		}
-		last = now
-	}
 }

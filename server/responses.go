@@ -110,7 +110,7 @@ func (s *Server) respond(w http.ResponseWriter, r *http.Request, k *Key) error {
 		}
 		return a.event("response.output_text.delta", map[string]any{"item_id": a.item, "output_index": 0, "content_index": 0, "delta": piece, "logprobs": []any{}})
 	}
-	got, err := s.measured(g, func(g tessera.Generation) (*tessera.Receipt, error) { return s.tessera.Chat(r.Context(), messages, g) })
+	got, err := s.measured(r.Context(), g, func(g tessera.Generation) (*tessera.Receipt, error) { return s.tessera.Chat(r.Context(), messages, g) })
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,7 @@
 //	/health  /ready  /metrics                                                     here, metrics.go
 //	/                                                                             web/, embedded
 //
-// A request passes, in this order: the check of where it comes from, its key, the limit of its body, the queue, its handler.
+// A request passes, in this order: the check of where it comes from, its key, the limit of its body, its tenant's rate, the queue, its handler.
 package server
 
 import (
@@ -24,22 +24,28 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+	"golang.org/x/time/rate"
+
 	"github.com/tessera-llm/tessera"
 )
 
 // Options of a Server. The zero value is sensible for one user on one machine.
 type Options struct {
-	Keys      *Keys         // nil: nobody needs one
-	Active    int           // requests that are computed at a time; 0: 64
-	Waiting   int           // and that may wait for that; 0: 256
-	BodyBytes int64         // of a request; 0: 32 MiB
-	FileBytes int64         // of a request that brings files; 0: 1 GiB
-	Library   string        // folder of the collections; "": there are none
-	Cache     string        // folder of what reading documents keeps between runs; ""
-	Log       *slog.Logger  // nil: nothing is logged. Prompts never are
-	Loopback  bool          // listens on the machine's own addresses alone: a request for another host name is a web page's trick
-	Deadline  time.Duration // of a request, its waiting included; 0: none
-	Warm      bool          // compute the blocks of collections while nobody asks, even where answers use block attention on demand alone
+	Keys      *Keys                // nil: nobody needs one
+	Active    int                  // requests that are computed at a time; 0: 64
+	Waiting   int                  // and that may wait for that; 0: 256
+	BodyBytes int64                // of a request; 0: 32 MiB
+	FileBytes int64                // of a request that brings files; 0: 1 GiB
+	Library   string               // folder of the collections; "": there are none
+	Cache     string               // folder of what reading documents keeps between runs; ""
+	Log       *slog.Logger         // nil: nothing is logged. Prompts never are
+	Loopback  bool                 // listens on the machine's own addresses alone: a request for another host name is a web page's trick
+	Deadline  time.Duration        // of a request, its waiting included; 0: none
+	PerMinute int                  // requests of one tenant that are computed; 0: any number
+	Tracer    trace.TracerProvider // nil: nothing is traced
+	Warm      bool                 // compute the blocks of collections while nobody asks, even where answers use block attention on demand alone
 }
 
 // A Server answers HTTP requests with one Tessera.
@@ -53,6 +59,8 @@ type Server struct {
 	waiting atomic.Int64
 	asked   atomic.Int64 // when a request last came or went, in nanoseconds
 	warming atomic.Pointer[context.CancelFunc]
+	limits  limits
+	tracer  trace.Tracer
 	library library
 	started time.Time
 }
@@ -75,6 +83,11 @@ func New(t *tessera.Tessera, o Options) *Server {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{tessera: t, o: o, metrics: newMetrics(t), mux: http.NewServeMux(), active: make(chan struct{}, o.Active), started: time.Now()}
+	if o.Tracer == nil {
+		o.Tracer = noop.NewTracerProvider()
+	}
+	s.tracer = o.Tracer.Tracer("github.com/tessera-llm/tessera/server")
+	s.limits = limits{perMinute: o.PerMinute, tenants: map[string]*rate.Limiter{}}
 	s.library = library{root: o.Library, open: map[string]*openCollection{}}
 	s.handle("POST /v1/chat/completions", s.queued(s.chat))
 	s.handle("POST /v1/completions", s.queued(s.complete))
@@ -155,6 +168,9 @@ func (s *Server) handle(pattern string, h handler) { s.handleBody(pattern, s.o.B
 // handleBody is handle of bodies of so many bytes.
 func (s *Server) handleBody(pattern string, limit int64, h handler) {
 	s.route(pattern, func(w http.ResponseWriter, r *http.Request) {
+		ctx, span := s.span(r, pattern)
+		defer func() { endSpan(span, w.(*recorder).status) }() // ServeHTTP's
+		r = r.WithContext(ctx)
 		key, err := s.o.Keys.of(r)
 		if err == nil {
 			r.Body = http.MaxBytesReader(w, r.Body, limit)
@@ -171,10 +187,12 @@ func (s *Server) queued(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request, k *Key) error {
 		s.attend()
 		defer s.attend()
+		if err := s.limits.admit(w, k); err != nil {
+			return err
+		}
 		if s.waiting.Add(1) > int64(s.o.Waiting+s.o.Active) {
 			s.waiting.Add(-1)
-			w.Header().Set("Retry-After", "1")
-			return &apiError{Status: http.StatusTooManyRequests, Type: "rate_limit_error", Code: "queue_full", Message: fmt.Sprintf("%d requests wait already; try again in a second", s.o.Waiting)}
+			return comeBack(w, time.Second, &apiError{Status: http.StatusTooManyRequests, Type: "rate_limit_error", Code: "queue_full", Message: fmt.Sprintf("%d requests wait already; try again in a second", s.o.Waiting)})
 		}
 		defer s.waiting.Add(-1)
 		ctx := r.Context()
@@ -183,9 +201,12 @@ func (s *Server) queued(h handler) handler {
 			ctx, cancel = context.WithTimeoutCause(ctx, s.o.Deadline, errDeadline)
 			defer cancel()
 		}
+		_, queue := s.tracer.Start(ctx, "queue")
 		select {
 		case s.active <- struct{}{}:
+			queue.End()
 		case <-ctx.Done():
+			queue.End()
 			return context.Cause(ctx)
 		}
 		defer func() { <-s.active }()

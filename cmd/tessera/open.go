@@ -34,6 +34,11 @@ func adapterFlag(cmd *cobra.Command) *string {
 
 // withTessera runs a command on a model over the user's block store.
 func withTessera(cmd *cobra.Command, ref, adapter string, do func(*tessera.Tessera) error) error {
+	return withMemory(cmd, ref, adapter, 0, do)
+}
+
+// withMemory is withTessera with a bound of the memory of answers under way, 0 for none.
+func withMemory(cmd *cobra.Command, ref, adapter string, memory int64, do func(*tessera.Tessera) error) error {
 	path, err := pull.Resolve(ref)
 	if err != nil {
 		return err
@@ -42,7 +47,7 @@ func withTessera(cmd *cobra.Command, ref, adapter string, do func(*tessera.Tesse
 	if err != nil {
 		return err
 	}
-	t, err := openAt(cmd, path, adapter, store)
+	t, err := openAt(cmd, path, adapter, store, memory)
 	if err != nil {
 		return err
 	}
@@ -50,7 +55,7 @@ func withTessera(cmd *cobra.Command, ref, adapter string, do func(*tessera.Tesse
 }
 
 // openAt loads the model at path, with an adapter, over the block store at folder; "" keeps blocks in memory. Warnings go to stderr.
-func openAt(cmd *cobra.Command, path, adapter, folder string) (*tessera.Tessera, error) {
+func openAt(cmd *cobra.Command, path, adapter, folder string, memory int64) (*tessera.Tessera, error) {
 	cache, err := home.Cache()
 	if err != nil {
 		return nil, err
@@ -61,7 +66,7 @@ func openAt(cmd *cobra.Command, path, adapter, folder string) (*tessera.Tessera,
 	}
 	defer loading(cmd.ErrOrStderr(), filepath.Base(path))()
 	return tessera.Open(tessera.Options{
-		Model: path, Adapter: adapter, Records: records, Store: folder, Cache: cache,
+		Model: path, Adapter: adapter, Records: records, Store: folder, Cache: cache, Memory: memory,
 		Warn: func(err error) { say(cmd.ErrOrStderr(), err) },
 	})
 }

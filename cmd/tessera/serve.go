@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,6 +14,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/sdk/resource"
+	"go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/tessera-llm/tessera/internal/home"
 	"github.com/tessera-llm/tessera/server"
@@ -22,7 +28,9 @@ import (
 func serveCommand() *cobra.Command {
 	var (
 		addr, keysFile, cert, key string
+		config                    string
 		public, quiet             bool
+		memory                    float64
 		o                         server.Options
 		grace                     time.Duration
 	)
@@ -33,7 +41,10 @@ func serveCommand() *cobra.Command {
 
 API keys come from --keys, a file with a line TENANT SECRET for each (and "admin" behind who may see the store and the metrics), or from
 TESSERA_API_KEYS, the same with commas between. Blocks of one tenant are never found by another. SIGHUP reads the file again; SIGTERM ends
-the server once the requests under way are answered.`,
+the server once the requests under way are answered.
+
+Each flag can be given by the environment instead, as TESSERA_SERVE_ADDR, or by a line of --config, as "addr: 0.0.0.0:8080"; the command line comes
+first, then the environment. Traces go where OTEL_EXPORTER_OTLP_ENDPOINT says.`,
 		Example: "  tessera serve\n  tessera serve --addr 0.0.0.0:8080 --keys keys.txt --tls-cert cert.pem --tls-key key.pem",
 		Args:    cobra.NoArgs,
 	}
@@ -46,16 +57,22 @@ the server once the requests under way are answered.`,
 	f.StringVar(&key, "tls-key", "", "its key, PEM")
 	f.IntVar(&o.Active, "active", 64, "requests that are computed at a time")
 	f.IntVar(&o.Waiting, "waiting", 256, "requests that may wait for that; further ones are told to come back")
+	f.IntVar(&o.PerMinute, "rate", 0, "requests a minute of one tenant that are computed; further ones are told to come back. 0: any number")
+	f.Float64Var(&memory, "memory", 0, "GiB for the keys and values of all answers under way; further ones wait. 0: half of what is free")
 	f.DurationVar(&o.Deadline, "deadline", 0, "how long a request may take; 0: as long as it wants")
 	f.BoolVar(&o.Warm, "warm", false, "compute the blocks of collections while nobody asks; always, where answers use block attention unless told otherwise")
 	f.DurationVar(&grace, "grace", 30*time.Second, "how long requests under way may take when the server is told to end")
 	f.BoolVar(&quiet, "quiet", false, "log no requests")
+	f.StringVar(&config, "config", "", "YAML file of these flags")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		if err := configure(cmd, cmp.Or(config, os.Getenv("TESSERA_SERVE_CONFIG"))); err != nil {
+			return err
+		}
 		if (cert == "") != (key == "") {
 			return &usageError{errors.New("--tls-cert and --tls-key: want both or neither")}
 		}
-		if o.Active < 1 || o.Waiting < 0 {
-			return &usageError{fmt.Errorf("--active %d --waiting %d: want at least 1 and 0", o.Active, o.Waiting)}
+		if o.Active < 1 || o.Waiting < 0 || o.PerMinute < 0 || memory < 0 {
+			return &usageError{fmt.Errorf("--active %d --waiting %d --rate %d --memory %v: want at least 1, and 0 for the others", o.Active, o.Waiting, o.PerMinute, memory)}
 		}
 		if o.Library, err = collectionsFolder(); err != nil {
 			return err
@@ -86,7 +103,19 @@ the server once the requests under way are answered.`,
 		if !quiet {
 			o.Log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 		}
-		return withTessera(cmd, *model, *adapter, func(t *tessera.Tessera) error {
+		traces, err := tracing(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if traces != nil {
+			o.Tracer = traces
+			defer func() { err = errors.Join(err, traces.Shutdown(context.WithoutCancel(cmd.Context()))) }()
+		}
+		bytes := int64(memory * (1 << 30))
+		if bytes == 0 {
+			bytes = freeMemory() / 2
+		}
+		return withMemory(cmd, *model, *adapter, bytes, func(t *tessera.Tessera) error {
 			defer reloadOnHangup(o.Keys, cmd)()
 			s := server.New(t, o)
 			fmt.Fprintf(cmd.OutOrStdout(), "%s://%s\n", scheme, reachable(at))
@@ -94,6 +123,22 @@ the server once the requests under way are answered.`,
 		})
 	}
 	return cmd
+}
+
+// tracing sends traces where OpenTelemetry's variables say, nil where they say nothing.
+func tracing(ctx context.Context) (*trace.TracerProvider, error) {
+	if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") == "" {
+		return nil, nil
+	}
+	exporter, err := otlptracehttp.New(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("traces: %w", err)
+	}
+	about, err := resource.New(ctx, resource.WithAttributes(attribute.String("service.name", "tessera")), resource.WithFromEnv(), resource.WithProcessPID(), resource.WithHost())
+	if err != nil {
+		return nil, fmt.Errorf("traces: %w", err)
+	}
+	return trace.NewTracerProvider(trace.WithBatcher(exporter), trace.WithResource(about)), nil
 }
 
 // reachable is an address to open in a browser: all of the machine's are reached by its own.

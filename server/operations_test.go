@@ -1,0 +1,124 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"github.com/tessera-llm/tessera/internal/testenv"
+
+	tessera "github.com/tessera-llm/tessera"
+)
+
+func TestRate_OfEachTenant_FurtherOnesAreToldWhenToComeBack(t *testing.T) {
+	keys, err := ReadKeys("", "owls aaaaaaaaaaaaaaaa,ravens bbbbbbbbbbbbbbbb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, s := start(t, Options{Keys: keys, PerMinute: 3})
+	ask := func(secret string) *http.Response {
+		t.Helper()
+		r, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/v1/completions", strings.NewReader(`{"prompt":"a","max_tokens":1}`))
+		r.Header.Set("Authorization", "Bearer "+secret)
+		response, err := s.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		return response
+	}
+	for i := range 3 {
+		if r := ask("aaaaaaaaaaaaaaaa"); r.StatusCode != 200 {
+			t.Errorf("request %d: %d", i, r.StatusCode)
+		}
+	}
+	if r := ask("aaaaaaaaaaaaaaaa"); r.StatusCode != 429 || r.Header.Get("Retry-After") != "20" {
+		t.Errorf("the fourth: %d, to come back after %q s", r.StatusCode, r.Header.Get("Retry-After"))
+	}
+	if r := ask("bbbbbbbbbbbbbbbb"); r.StatusCode != 200 {
+		t.Errorf("another tenant's: %d", r.StatusCode)
+	}
+}
+
+func TestMemory_AnswersThatDoNotFitTogether_Wait(t *testing.T) {
+	const context = 512
+	x, err := tessera.Open(tessera.Options{Model: testenv.Tiny("tiny-tied.gguf"), Threads: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := x.KVBytes(context)
+	x.Close()
+	if x, err = tessera.Open(tessera.Options{Model: testenv.Tiny("tiny-tied.gguf"), Threads: 2, Memory: one / 2}); err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	s := httptest.NewServer(New(x, Options{}))
+	defer s.Close()
+	if status, text := post(t, s.URL+"/v1/completions", `{"prompt":"a","max_tokens":500}`); status != 400 || !strings.Contains(text, `"too_large"`) {
+		t.Errorf("an answer larger than there is memory: %d %s", status, text)
+	}
+	done := make(chan int)
+	for range 4 { // each takes more than half of it
+		go func() {
+			status, _ := post(t, s.URL+"/v1/completions", `{"prompt":"a","max_tokens":200}`)
+			done <- status
+		}()
+	}
+	for range 4 {
+		if status := <-done; status != 200 {
+			t.Errorf("one of four that do not fit together: %d", status)
+		}
+	}
+}
+
+func TestTraces_SpansOfARequest(t *testing.T) {
+	spans := tracetest.NewInMemoryExporter()
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
+	defer provider.Shutdown(context.WithoutCancel(t.Context()))
+	_, s := start(t, Options{Tracer: provider})
+	const parent = "0af7651916cd43dd8448eb211c80319c"
+	body := `{"messages":[{"role":"user","content":"Who hides secretword?"}],"documents":["Ravens hide food."],"max_tokens":3,"tessera":{"attention":"block"}}`
+	if status, text := post(t, s.URL+"/v1/chat/completions", body, "traceparent", "00-"+parent+"-b7ad6b7169203331-01"); status != 200 {
+		t.Fatal(status, text)
+	}
+	if status, _ := post(t, s.URL+"/v1/chat/completions", `{}`); status != 400 {
+		t.Fatal(status)
+	}
+	var list tracetest.SpanStubs
+	for deadline := time.Now().Add(5 * time.Second); len(list) < 4 && time.Now().Before(deadline); time.Sleep(time.Millisecond) { // the last ends behind the answer
+		list = spans.GetSpans()
+	}
+	names := map[string]tracetest.SpanStub{}
+	for _, span := range list {
+		if span.SpanContext.TraceID().String() == parent {
+			names[span.Name] = span
+		}
+		for _, a := range span.Attributes {
+			if strings.Contains(a.Value.Emit(), "secretword") {
+				t.Errorf("%s tells of the prompt: %s", span.Name, a.Value.Emit())
+			}
+		}
+	}
+	root, answer := names["POST /v1/chat/completions"], names["answer"]
+	if root.Parent.SpanID().String() != "b7ad6b7169203331" || answer.Parent.SpanID() != root.SpanContext.SpanID() || names["queue"].Name == "" {
+		t.Errorf("spans %+v", list)
+	}
+	if len(answer.Events) != 1 || answer.Events[0].Name != "first token" {
+		t.Errorf("events of the answer: %+v", answer.Events)
+	}
+	attributes := map[string]string{}
+	for _, a := range append(root.Attributes, answer.Attributes...) {
+		attributes[string(a.Key)] = a.Value.Emit()
+	}
+	for key, want := range map[string]string{"http.response.status_code": "200", "tessera.attention": "block", "tessera.blocks.computed": "3", "gen_ai.usage.output_tokens": "3"} {
+		if attributes[key] != want {
+			t.Errorf("%s is %q, want %q", key, attributes[key], want)
+		}
+	}
+}
