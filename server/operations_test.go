@@ -2,8 +2,13 @@ package server
 
 import (
 	"context"
+	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +78,35 @@ func TestMemory_AnswersThatDoNotFitTogether_Wait(t *testing.T) {
 	for range 4 {
 		if status := <-done; status != 200 {
 			t.Errorf("one of four that do not fit together: %d", status)
+		}
+	}
+}
+
+// The dashboard asks for nothing that the metrics do not have.
+func TestDashboard_AsksForWhatIsThere(t *testing.T) {
+	_, s := start(t, Options{})
+	for range 2 {
+		if status, text := post(t, s.URL+"/v1/chat/completions", `{"messages":[{"role":"user","content":"Who?"}],"max_tokens":3}`); status != 200 {
+			t.Fatal(status, text)
+		}
+	}
+	response, err := http.Get(s.URL + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	metrics, _ := io.ReadAll(response.Body)
+	dashboard, err := os.ReadFile(filepath.Join("..", "deploy", "grafana.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var panels struct{ Panels []struct{ Title string } }
+	if err := json.Unmarshal(dashboard, &panels); err != nil || len(panels.Panels) < 5 {
+		t.Fatalf("%d panels, %v", len(panels.Panels), err)
+	}
+	for _, name := range regexp.MustCompile(`\b(?:tessera|process|go)_[a-z_]+`).FindAllString(string(dashboard), -1) {
+		if !regexp.MustCompile(`(?m)^` + name + `[{ ]`).Match(metrics) {
+			t.Errorf("there is no metric %s", name)
 		}
 	}
 }

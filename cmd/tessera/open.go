@@ -34,11 +34,14 @@ func adapterFlag(cmd *cobra.Command) *string {
 
 // withTessera runs a command on a model over the user's block store.
 func withTessera(cmd *cobra.Command, ref, adapter string, do func(*tessera.Tessera) error) error {
-	return withMemory(cmd, ref, adapter, 0, do)
+	return withLimits(cmd, ref, adapter, limits{}, do)
 }
 
-// withMemory is withTessera with a bound of the memory of answers under way, 0 for none.
-func withMemory(cmd *cobra.Command, ref, adapter string, memory int64, do func(*tessera.Tessera) error) error {
+// limits are bounds in bytes; 0: those of tessera.Options.
+type limits struct{ answers, ram, disk int64 }
+
+// withLimits is withTessera within bounds.
+func withLimits(cmd *cobra.Command, ref, adapter string, l limits, do func(*tessera.Tessera) error) error {
 	path, err := pull.Resolve(ref)
 	if err != nil {
 		return err
@@ -47,7 +50,7 @@ func withMemory(cmd *cobra.Command, ref, adapter string, memory int64, do func(*
 	if err != nil {
 		return err
 	}
-	t, err := openAt(cmd, path, adapter, store, memory)
+	t, err := openAt(cmd, path, adapter, store, l)
 	if err != nil {
 		return err
 	}
@@ -55,7 +58,7 @@ func withMemory(cmd *cobra.Command, ref, adapter string, memory int64, do func(*
 }
 
 // openAt loads the model at path, with an adapter, over the block store at folder; "" keeps blocks in memory. Warnings go to stderr.
-func openAt(cmd *cobra.Command, path, adapter, folder string, memory int64) (*tessera.Tessera, error) {
+func openAt(cmd *cobra.Command, path, adapter, folder string, l limits) (*tessera.Tessera, error) {
 	cache, err := home.Cache()
 	if err != nil {
 		return nil, err
@@ -66,7 +69,7 @@ func openAt(cmd *cobra.Command, path, adapter, folder string, memory int64) (*te
 	}
 	defer loading(cmd.ErrOrStderr(), filepath.Base(path))()
 	return tessera.Open(tessera.Options{
-		Model: path, Adapter: adapter, Records: records, Store: folder, Cache: cache, Memory: memory,
+		Model: path, Adapter: adapter, Records: records, Store: folder, Cache: cache, Memory: l.answers, RAMBytes: l.ram, DiskBytes: l.disk,
 		Warn: func(err error) { say(cmd.ErrOrStderr(), err) },
 	})
 }

@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/tessera-llm/tessera/internal/home"
+	"github.com/tessera-llm/tessera/kv"
 	"github.com/tessera-llm/tessera/server"
 
 	tessera "github.com/tessera-llm/tessera"
@@ -30,7 +31,7 @@ func serveCommand() *cobra.Command {
 		addr, keysFile, cert, key string
 		config                    string
 		public, quiet             bool
-		memory                    float64
+		memory, ram, disk         float64
 		o                         server.Options
 		grace                     time.Duration
 	)
@@ -59,6 +60,8 @@ first, then the environment. Traces go where OTEL_EXPORTER_OTLP_ENDPOINT says.`,
 	f.IntVar(&o.Waiting, "waiting", 256, "requests that may wait for that; further ones are told to come back")
 	f.IntVar(&o.PerMinute, "rate", 0, "requests a minute of one tenant that are computed; further ones are told to come back. 0: any number")
 	f.Float64Var(&memory, "memory", 0, "GiB for the keys and values of all answers under way; further ones wait. 0: half of what is free")
+	f.Float64Var(&ram, "store-ram", kv.DefaultRAMBytes/(1<<30), "GiB of blocks kept in memory")
+	f.Float64Var(&disk, "store-disk", kv.DefaultDiskBytes/(1<<30), "GiB of blocks kept on disk; those used longest ago go first")
 	f.DurationVar(&o.Deadline, "deadline", 0, "how long a request may take; 0: as long as it wants")
 	f.BoolVar(&o.Warm, "warm", false, "compute the blocks of collections while nobody asks; always, where answers use block attention unless told otherwise")
 	f.DurationVar(&grace, "grace", 30*time.Second, "how long requests under way may take when the server is told to end")
@@ -71,8 +74,8 @@ first, then the environment. Traces go where OTEL_EXPORTER_OTLP_ENDPOINT says.`,
 		if (cert == "") != (key == "") {
 			return &usageError{errors.New("--tls-cert and --tls-key: want both or neither")}
 		}
-		if o.Active < 1 || o.Waiting < 0 || o.PerMinute < 0 || memory < 0 {
-			return &usageError{fmt.Errorf("--active %d --waiting %d --rate %d --memory %v: want at least 1, and 0 for the others", o.Active, o.Waiting, o.PerMinute, memory)}
+		if o.Active < 1 || o.Waiting < 0 || o.PerMinute < 0 || memory < 0 || ram < 0 || disk < 0 {
+			return &usageError{fmt.Errorf("--active %d --waiting %d --rate %d --memory %v --store-ram %v --store-disk %v: want at least 1, and 0 for the others", o.Active, o.Waiting, o.PerMinute, memory, ram, disk)}
 		}
 		if o.Library, err = collectionsFolder(); err != nil {
 			return err
@@ -83,12 +86,12 @@ first, then the environment. Traces go where OTEL_EXPORTER_OTLP_ENDPOINT says.`,
 		if o.Keys, err = server.ReadKeys(keysFile, os.Getenv("TESSERA_API_KEYS")); err != nil {
 			return err
 		}
-		l, err := net.Listen("tcp", addr)
+		listener, err := net.Listen("tcp", addr)
 		if err != nil {
 			return err
 		}
-		defer l.Close()
-		at := l.Addr().(*net.TCPAddr)
+		defer listener.Close()
+		at := listener.Addr().(*net.TCPAddr)
 		o.Loopback = at.AddrPort().Addr().Unmap().IsLoopback()
 		if !o.Loopback && o.Keys == nil && !public {
 			return &usageError{fmt.Errorf("--addr %s: anyone who reaches it could use it; want --keys FILE, or --without-keys if that is meant", addr)}
@@ -96,7 +99,7 @@ first, then the environment. Traces go where OTEL_EXPORTER_OTLP_ENDPOINT says.`,
 		scheme := "http"
 		if cert != "" {
 			scheme = "https"
-			if l, err = server.TLS(l, cert, key); err != nil {
+			if listener, err = server.TLS(listener, cert, key); err != nil {
 				return err
 			}
 		}
@@ -111,15 +114,16 @@ first, then the environment. Traces go where OTEL_EXPORTER_OTLP_ENDPOINT says.`,
 			o.Tracer = traces
 			defer func() { err = errors.Join(err, traces.Shutdown(context.WithoutCancel(cmd.Context()))) }()
 		}
-		bytes := int64(memory * (1 << 30))
-		if bytes == 0 {
-			bytes = freeMemory() / 2
+		gib := func(n float64) int64 { return int64(n * (1 << 30)) }
+		l := limits{gib(memory), gib(ram), gib(disk)}
+		if memory == 0 {
+			l.answers = freeMemory() / 2
 		}
-		return withMemory(cmd, *model, *adapter, bytes, func(t *tessera.Tessera) error {
+		return withLimits(cmd, *model, *adapter, l, func(t *tessera.Tessera) error {
 			defer reloadOnHangup(o.Keys, cmd)()
 			s := server.New(t, o)
 			fmt.Fprintf(cmd.OutOrStdout(), "%s://%s\n", scheme, reachable(at))
-			return errors.Join(s.Serve(cmd.Context(), l, grace), s.Close())
+			return errors.Join(s.Serve(cmd.Context(), listener, grace), s.Close())
 		})
 	}
 	return cmd
