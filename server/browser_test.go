@@ -88,6 +88,7 @@ func TestPage_InABrowser(t *testing.T) {
 	if mark := read(`document.querySelector('#content mark').textContent`); !strings.Contains(mark, "1871") {
 		t.Errorf("the passage opens with %q marked", mark)
 	}
+	run("open a citation", script(`document.getElementById('passage').close()`), chromedp.Click(css(".answer sup button")), chromedp.WaitVisible(css("#passage[open] mark")))
 	run("ask again", script(`document.getElementById('passage').close(); document.getElementById('clear').click()`),
 		chromedp.SendKeys(css("#text"), "Of what was the lighthouse at Norre built?\r"), until(`document.querySelector('.strip') !== null`))
 	if blocks := read(drawn); strings.Contains(blocks, "computed") {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tessera-llm/tessera"
+	"github.com/tessera-llm/tessera/cite"
 	"github.com/tessera-llm/tessera/engine"
 	"github.com/tessera-llm/tessera/grammar"
 	"github.com/tessera-llm/tessera/prompt"
@@ -226,7 +227,7 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request, k *Key) error {
 	if err != nil {
 		return err
 	}
-	c := completion{s: s, id: "chatcmpl-" + id(), object: "chat.completion", created: time.Now().Unix(), q: &q.generationRequest, chat: true, documents: documents}
+	c := completion{s: s, id: "chatcmpl-" + id(), object: "chat.completion", created: time.Now().Unix(), q: &q.generationRequest, chat: true, question: messages[len(messages)-1].Content, documents: documents}
 	return c.answer(r.Context(), w, g, choices, func(g tessera.Generation) (*tessera.Receipt, error) { return s.tessera.Chat(r.Context(), messages, g) })
 }
 
@@ -271,7 +272,8 @@ type completion struct {
 	created   int64
 	q         *generationRequest
 	chat      bool
-	documents []receiptDocument
+	question  string            // the last one of a chat
+	documents []receiptDocument // that it has
 
 	tokens []engine.Token // of the answer under way that were not sent
 }
@@ -341,6 +343,7 @@ func (c *completion) answer(ctx context.Context, w http.ResponseWriter, g tesser
 		}
 		if c.q.Stream {
 			last := c.chunk(i, "", c.take(), string(r.Finish))
+			c.addCitations(last["choices"].([]any)[0].(map[string]any), text)
 			if i == choices*len(prompts)-1 && !c.usageWanted() {
 				last["tessera"] = first
 			}
@@ -349,7 +352,9 @@ func (c *completion) answer(ctx context.Context, w http.ResponseWriter, g tesser
 			}
 			continue
 		}
-		all = append(all, c.choice(i, text, c.take(), string(r.Finish)))
+		choice := c.choice(i, text, c.take(), string(r.Finish))
+		c.addCitations(choice, text)
+		all = append(all, choice)
 	}
 	if c.q.Stream {
 		if c.usageWanted() {
@@ -361,6 +366,36 @@ func (c *completion) answer(ctx context.Context, w http.ResponseWriter, g tesser
 	}
 	writeJSON(w, map[string]any{"id": c.id, "object": c.object, "created": c.created, "model": c.s.tessera.Name(), "choices": all, "usage": sum, "tessera": first})
 	return nil
+}
+
+// A citation says which stretch of an answer rests on which stretch of a document; offsets are characters.
+type citation struct {
+	Document  string `json:"document"`
+	Start     int    `json:"start"`
+	End       int    `json:"end"`
+	TextStart int    `json:"text_start"`
+	TextEnd   int    `json:"text_end"`
+	Marker    bool   `json:"marker,omitempty"` // the answer names the document itself
+}
+
+// citationsOf are those of an answer.
+func citationsOf(question, answer string, documents []receiptDocument) []citation {
+	among := make([]cite.Document, len(documents))
+	for i, d := range documents {
+		among[i] = cite.Document{ID: d.ID, Title: d.Title, Text: d.Text}
+	}
+	list := []citation{}
+	for _, c := range cite.Find(question, answer, among) {
+		list = append(list, citation{documents[c.Document].ID, c.Start, c.End, c.TextStart, c.TextEnd, c.Marker})
+	}
+	return list
+}
+
+// addCitations gives a choice its citations, where there are documents.
+func (c *completion) addCitations(choice map[string]any, text string) {
+	if len(c.documents) > 0 {
+		choice["citations"] = citationsOf(c.question, text, c.documents)
+	}
 }
 
 func (c *completion) usageWanted() bool {

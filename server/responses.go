@@ -114,6 +114,7 @@ func (s *Server) respond(w http.ResponseWriter, r *http.Request, k *Key) error {
 	if err != nil {
 		return err
 	}
+	a.citations = citationsOf(messages[len(messages)-1].Content, got.Answer, documents)
 	whole := a.body(got.Answer, got, &receipt{Receipt: got, Documents: documents})
 	if !q.Stream {
 		writeJSON(w, whole)
@@ -141,6 +142,8 @@ type response struct {
 	id, item string
 	created  int64
 	events   int
+
+	citations []citation // once the answer is whole
 }
 
 // begin sends the events before the text, unless they were.
@@ -157,7 +160,7 @@ func (a *response) begin() error {
 		{"response.created", map[string]any{"response": under}},
 		{"response.in_progress", map[string]any{"response": under}},
 		{"response.output_item.added", map[string]any{"output_index": 0, "item": a.message("in_progress")}},
-		{"response.content_part.added", map[string]any{"item_id": a.item, "output_index": 0, "content_index": 0, "part": textPart("")}},
+		{"response.content_part.added", map[string]any{"item_id": a.item, "output_index": 0, "content_index": 0, "part": a.textPart("")}},
 	} {
 		if err := a.event(e.kind, e.fields); err != nil {
 			return err
@@ -174,8 +177,8 @@ func (a *response) end(text string, whole map[string]any) error {
 		fields map[string]any
 	}{
 		{"response.output_text.done", map[string]any{"item_id": a.item, "output_index": 0, "content_index": 0, "text": text, "logprobs": []any{}}},
-		{"response.content_part.done", map[string]any{"item_id": a.item, "output_index": 0, "content_index": 0, "part": textPart(text)}},
-		{"response.output_item.done", map[string]any{"output_index": 0, "item": a.message(status, textPart(text))}},
+		{"response.content_part.done", map[string]any{"item_id": a.item, "output_index": 0, "content_index": 0, "part": a.textPart(text)}},
+		{"response.output_item.done", map[string]any{"output_index": 0, "item": a.message(status, a.textPart(text))}},
 		{"response." + status, map[string]any{"response": whole}},
 	} {
 		if err := a.event(e.kind, e.fields); err != nil {
@@ -194,8 +197,16 @@ func (a *response) event(kind string, fields map[string]any) error {
 	return writeEvent(a.w, fields)
 }
 
-func textPart(text string) map[string]any {
-	return map[string]any{"type": "output_text", "text": text, "annotations": []any{}, "logprobs": []any{}}
+// textPart is the text with its citations as annotations: OpenAI's of a file, and where in both texts they are.
+func (a *response) textPart(text string) map[string]any {
+	annotations := []any{}
+	for _, c := range a.citations {
+		annotations = append(annotations, map[string]any{
+			"type": "file_citation", "file_id": c.Document, "filename": c.Document, "index": c.End,
+			"start": c.Start, "end": c.End, "text_start": c.TextStart, "text_end": c.TextEnd,
+		})
+	}
+	return map[string]any{"type": "output_text", "text": text, "annotations": annotations, "logprobs": []any{}}
 }
 
 func (a *response) message(status string, parts ...map[string]any) map[string]any {
@@ -235,7 +246,7 @@ func (a *response) body(text string, got *tessera.Receipt, r *receipt) map[strin
 	if got.Finish == engine.FinishLength {
 		b["status"], b["incomplete_details"] = "incomplete", map[string]any{"reason": "max_output_tokens"}
 	}
-	b["output"] = []any{a.message(b["status"].(string), textPart(text))}
+	b["output"] = []any{a.message(b["status"].(string), a.textPart(text))}
 	b["usage"] = map[string]any{
 		"input_tokens": got.Usage.Prompt, "input_tokens_details": map[string]any{"cached_tokens": got.Usage.Cached},
 		"output_tokens": got.Usage.Completion, "output_tokens_details": map[string]any{"reasoning_tokens": 0}, "total_tokens": got.Usage.Prompt + got.Usage.Completion,

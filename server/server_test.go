@@ -104,6 +104,26 @@ func TestChat_OpenAIsClient_AnswersWithReceipt(t *testing.T) {
 	}
 }
 
+// The tiny model says anything; held to a schema it says what a passage does, and that is cited.
+func TestChat_Citations_SayWhatTheAnswerRestsOn(t *testing.T) {
+	_, s := start(t, Options{})
+	const fields = `"documents":[{"id":"o","text":"Owls hear mice."},{"id":"r","text":"It is said that ravens hide food."}],"response_format":{"type":"json_schema","json_schema":{"schema":{"const":"Ravens hide food."}}},"text":{"format":{"type":"json_schema","schema":{"const":"Ravens hide food."}}},`
+	for path, want := range map[string]string{
+		"/v1/chat/completions": `"citations":[{"document":"r","start":1,"end":17,"text_start":16,"text_end":32}]`,
+		"/v1/responses":        `"annotations":[{"end":17,"file_id":"r","filename":"r","index":17,"start":1,"text_end":32,"text_start":16,"type":"file_citation"}]`,
+	} {
+		for _, stream := range []string{"false", "true"} {
+			status, text := post(t, s.URL+path, `{"messages":[{"role":"user","content":"Who hides food?"}],"input":"Who hides food?",`+fields+`"stream":`+stream+`}`)
+			if status != 200 || !strings.Contains(text, want) {
+				t.Errorf("%s, streamed %s: %d %s; want %s", path, stream, status, text, want)
+			}
+		}
+	}
+	if status, text := post(t, s.URL+"/v1/chat/completions", `{"messages":[{"role":"user","content":"Who?"}],"max_tokens":2}`); status != 200 || strings.Contains(text, "citations") {
+		t.Errorf("without documents: %d %s", status, text)
+	}
+}
+
 func TestResponses_OpenAIsClient_WholeAndStreamed(t *testing.T) {
 	client, _ := start(t, Options{})
 	q := responses.ResponseNewParams{

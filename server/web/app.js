@@ -42,7 +42,7 @@ async function ask(text) {
   $('text').value = ''
   working(new AbortController())
   messages.push({ role: 'user', content: text })
-  let said = ''
+  let said = '', citations = []
   try {
     const tessera = { attention: $('attention').value }
     if ($('collection').value) tessera.collection = $('collection').value
@@ -57,7 +57,11 @@ async function ask(text) {
         answer.textContent = said
         turn.scrollIntoView({ block: 'nearest' })
       }
-      if (chunk.tessera) receipt(turn, chunk.tessera, said)
+      citations = chunk.choices?.[0]?.citations ?? citations
+      if (chunk.tessera) {
+        receipt(turn, chunk.tessera, citations)
+        cite(answer, said, citations, chunk.tessera.documents ?? [])
+      }
     }
   } catch (error) {
     if (error.name !== 'AbortError') {
@@ -100,7 +104,7 @@ async function* events(response) {
 }
 
 // receipt draws the prompt as its blocks, and lists the passages beside the answer.
-function receipt(turn, r, said) {
+function receipt(turn, r, citations) {
   const strip = make('div', { className: 'strip' })
   const count = { computed: 0, ram: 0, disk: 0 }
   const passages = new Map((r.documents ?? []).map(d => [d.id, d]))
@@ -111,7 +115,7 @@ function receipt(turn, r, said) {
     const cell = make('button', { type: 'button', className: kind, title: `${what}: ${b.tokens} tokens, ${b.kind === 'query' ? 'the question' : b.source}` })
     cell.style.flexGrow = b.tokens
     cell.setAttribute('aria-label', cell.title)
-    if (b.kind === 'passage') cell.addEventListener('click', () => open(passages.get(b.doc) ?? b, said))
+    if (b.kind === 'passage') cell.addEventListener('click', () => open(passages.get(b.doc) ?? b, citations))
     strip.append(cell)
   }
   const entries = Object.entries(count).filter(([, tokens]) => tokens)
@@ -127,44 +131,41 @@ function receipt(turn, r, said) {
   $('passages').replaceChildren(...list.map(b => {
     const d = passages.get(b.doc) ?? b
     const button = make('button', { type: 'button' }, make('b', { textContent: d.title || d.id || b.doc }), make('span', { textContent: d.text ?? '' }))
-    button.addEventListener('click', () => open(d, said))
-    return make('li', { className: spans(d.text ?? '', said).length ? 'cited' : '' }, button)
+    button.addEventListener('click', () => open(d, citations))
+    return make('li', { className: citations.some(c => c.document === d.id) ? 'cited' : '' }, button)
   }))
 }
 
-// spans are the places in a passage that an answer repeats: all of it, or runs of three of its words and more.
-function spans(text, said) {
-  const words = said.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? []
-  const places = [...text.toLowerCase().matchAll(/[\p{L}\p{N}]+/gu)].map(m => ({ word: m[0], from: m.index, to: m.index + m[0].length }))
-  const least = Math.min(3, words.length)
-  const found = []
-  for (let i = 0; least && i < places.length; i++) {
-    let longest = 0
-    for (let j = 0; j < words.length; j++) {
-      let n = 0
-      while (words[j + n] !== undefined && words[j + n] === places[i + n]?.word) n++
-      longest = Math.max(longest, n)
-    }
-    if (longest >= least) {
-      found.push([places[i].from, places[i + longest - 1].to])
-      i += longest - 1
-    }
+// cite puts a number behind what rests on a passage, which opens it there. Offsets are characters, as Array.from counts them.
+function cite(answer, said, citations, documents) {
+  const characters = Array.from(said)
+  const parts = []
+  let at = 0
+  for (const c of [...citations].sort((a, b) => a.end - b.end)) {
+    const number = documents.findIndex(d => d.id === c.document) + 1
+    if (!number) continue
+    const button = make('button', { type: 'button', textContent: number, title: documents[number - 1].title || `passage ${number}` })
+    button.setAttribute('aria-label', `source: ${button.title}`)
+    button.addEventListener('click', () => open(documents[number - 1], citations))
+    parts.push(characters.slice(at, c.end).join(''), make('sup', {}, button))
+    at = c.end
   }
-  return found
+  answer.replaceChildren(...parts, characters.slice(at).join(''))
 }
 
 // open shows a passage, with what the answer took from it.
-function open(d, said) {
-  const text = d.text ?? ''
+function open(d, citations) {
+  const text = Array.from(d.text ?? '')
   const parts = []
   let at = 0
-  for (const [from, to] of spans(text, said)) {
-    parts.push(text.slice(at, from), make('mark', { textContent: text.slice(from, to) }))
-    at = to
+  for (const c of citations.filter(c => c.document === d.id && c.text_end > c.text_start).sort((a, b) => a.text_start - b.text_start)) {
+    if (c.text_start < at) continue
+    parts.push(text.slice(at, c.text_start).join(''), make('mark', { textContent: text.slice(c.text_start, c.text_end).join('') }))
+    at = c.text_end
   }
   $('title').textContent = d.title || d.id || d.doc || 'Passage'
   $('place').textContent = d.place ?? ''
-  $('content').replaceChildren(...parts, text.slice(at))
+  $('content').replaceChildren(...parts, text.slice(at).join(''))
   $('passage').showModal()
   $('content').querySelector('mark')?.scrollIntoView({ block: 'center' })
 }
