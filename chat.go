@@ -38,6 +38,8 @@ type Generation struct {
 	Attention Attention // "": Auto
 	MaxTokens int       // 0: as many as the context has room for, in Complete none with Echo
 	Grammar   *grammar.Grammar
+	Tools     []string // that Chat's answer may call, as JSON; the template must have a place for them
+	Begin     string   // what Chat's answer begins with; it is not told of
 	Salt      []byte // keeps one tenant's blocks from another's
 	engine.Sampling
 
@@ -71,10 +73,12 @@ func (t *Tessera) Chat(ctx context.Context, messages []Message, g Generation) (*
 		system = plainSystem
 	}
 	last := turns[len(turns)-1]
-	blocks, err := t.template.BuildChat(system, turns[:len(turns)-1], last.Docs, last.Question)
+	blocks, err := t.template.BuildChat(system, g.Tools, turns[:len(turns)-1], last.Docs, last.Question)
 	if err != nil {
 		return nil, err
 	}
+	final := &blocks[len(blocks)-1]
+	final.Tokens = append(final.Tokens, t.tok.EncodeContinued(g.Begin)...)
 	return t.generate(ctx, start, blocks, documents, g, false)
 }
 
@@ -134,6 +138,9 @@ func (t *Tessera) Complete(ctx context.Context, ids []int32, echo bool, g Genera
 	blocks := []prompt.Block{{Kind: prompt.Query, Dependent: true, Tokens: ids, Doc: -1}}
 	return t.generate(ctx, start, blocks, nil, g, echo)
 }
+
+// HasTools tells whether the model's chat template has a place for tools.
+func (t *Tessera) HasTools() bool { return t.template.HasTools() }
 
 // Tokenize is the ids of a text as it begins a prompt.
 func (t *Tessera) Tokenize(text string) []int32 {

@@ -30,6 +30,7 @@ const (
 	passages
 	questionText
 	answerText
+	toolText
 )
 
 // A part is one slot, with what it needs: words their text, a special token its id, the texts from outside their turn.
@@ -54,14 +55,14 @@ func (e *TemplateError) Error() string {
 	return fmt.Sprintf("prompt: chat template (tokenizer.chat_template)%s: %s", chat, e.Problem)
 }
 
-// layOut renders the template for a chat with so many earlier turns and cuts it at its placeholders.
+// layOut renders the template for a chat with so many earlier turns and tools, and cuts it at its placeholders.
 // Where a system message of its own does not come out before the first passages, it moves into the first user message.
-func layOut(chat *jinja.Template, earlier int) ([]part, error) {
-	parts, err := layOutMessages(chat, earlier, false)
+func layOut(chat *jinja.Template, earlier, tools int) ([]part, error) {
+	parts, err := layOutMessages(chat, earlier, tools, false)
 	if err == nil {
 		return parts, nil
 	}
-	parts, again := layOutMessages(chat, earlier, true)
+	parts, again := layOutMessages(chat, earlier, tools, true)
 	if again == nil {
 		return parts, nil
 	}
@@ -72,13 +73,17 @@ func layOut(chat *jinja.Template, earlier int) ([]part, error) {
 	return nil, &TemplateError{Turns: earlier + 1, Problem: problem}
 }
 
-func layOutMessages(chat *jinja.Template, earlier int, systemInUser bool) ([]part, error) {
+func layOutMessages(chat *jinja.Template, earlier, tools int, systemInUser bool) ([]part, error) {
 	messages, want := placeholders(earlier, systemInUser)
-	rendered, err := render(chat, messages)
+	list := make([]jinja.Value, tools)
+	for i := range list {
+		list[i] = jinja.NewString(placeholder("Tool", i))
+	}
+	rendered, err := render(chat, messages, list)
 	if err != nil {
 		return nil, fmt.Errorf("rendering it failed: %w", err)
 	}
-	return cut(rendered, want)
+	return cut(rendered, want, tools)
 }
 
 // Placeholders stand between two private-use runes; the mixed case of their names shows a template that changes the case of messages.
@@ -121,10 +126,11 @@ func message(role, content string) jinja.Value {
 	return v
 }
 
-// cut splits rendered text at its placeholders, which have to be those of want, in that order.
-func cut(rendered string, want []part) ([]part, error) {
+// cut splits rendered text at its placeholders, which have to be those of want, in that order, and before the first passages those of tools, each of
+// them a string that the template wrote as JSON: its quotes go.
+func cut(rendered string, want []part, tools int) ([]part, error) {
 	var parts []part
-	all := want
+	all, tool := want, 0
 	for {
 		text, rest, found := strings.Cut(rendered, opening)
 		if text != "" {
@@ -137,6 +143,12 @@ func cut(rendered string, want []part) ([]part, error) {
 		name = opening + name + closing
 		known := func(p part) bool { return p.text == name }
 		switch {
+		case tool < tools && name == placeholder("Tool", tool) && len(want) > 0 && want[0].slot <= passages && want[0].turn == 0:
+			if last := len(parts) - 1; last >= 0 && parts[last].slot == words && strings.HasSuffix(parts[last].text, `"`) && strings.HasPrefix(rest, `"`) {
+				parts[last].text, rest = strings.TrimSuffix(parts[last].text, `"`), rest[1:]
+			}
+			parts = append(parts, part{slot: toolText, turn: tool})
+			tool++
 		case name == placeholder("Bos", 0):
 			parts = append(parts, part{slot: bosToken})
 		case name == placeholder("Eos", 0):
@@ -152,6 +164,9 @@ func cut(rendered string, want []part) ([]part, error) {
 			return nil, fmt.Errorf("it changes the text of messages; expected it verbatim")
 		}
 		rendered = rest
+	}
+	if tool < tools {
+		return nil, fmt.Errorf("it tells of %d of %d tools before the passages; expected all, in order", tool, tools)
 	}
 	if len(want) > 0 {
 		return nil, fmt.Errorf("it drops the %s; expected every message", nameOf(want[0].text))

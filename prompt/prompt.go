@@ -70,8 +70,11 @@ type Template struct {
 	chat *jinja.Template
 
 	mu      sync.Mutex
-	layouts map[int][]part // by the number of earlier turns
+	layouts map[shape][]part
 }
+
+// A shape is what the layout of a prompt depends on.
+type shape struct{ earlier, tools int }
 
 // New compiles a chat template (empty where the model has none) and lays out a prompt without earlier turns, so that a template that
 // cannot serve is refused here, by a *TemplateError, and not at the first question. eos is what the template writes for eos_token, or -1.
@@ -83,8 +86,8 @@ func New(source string, tok *tokenizer.Tokenizer, eos int32) (*Template, error) 
 	if err != nil {
 		return nil, err
 	}
-	t := &Template{tok: tok, eos: eos, chat: chat, layouts: map[int][]part{}}
-	if _, err := t.layout(0); err != nil {
+	t := &Template{tok: tok, eos: eos, chat: chat, layouts: map[shape][]part{}}
+	if _, err := t.layout(shape{}); err != nil {
 		return nil, err
 	}
 	return t, nil
@@ -92,11 +95,18 @@ func New(source string, tok *tokenizer.Tokenizer, eos int32) (*Template, error) 
 
 // Build gives the blocks of one question: the system block, a passage for each document, the query. An empty system message means DefaultSystem.
 func (t *Template) Build(system string, docs []Document, question string) ([]Block, error) {
-	return t.BuildChat(system, nil, docs, question)
+	return t.BuildChat(system, nil, nil, docs, question)
 }
 
-// BuildChat is Build after earlier turns: each is an Earlier block behind its passages, so that passages of later turns stand in the middle.
-func (t *Template) BuildChat(system string, earlier []Turn, docs []Document, question string) ([]Block, error) {
+// HasTools tells whether the template has a place for tools.
+func (t *Template) HasTools() bool {
+	_, err := t.layout(shape{tools: 1})
+	return err == nil
+}
+
+// BuildChat is Build after earlier turns: each is an Earlier block behind its passages, so that passages of later turns stand in the middle. tools are
+// those that may be called, as JSON, where the template has a place for them: it is before the passages.
+func (t *Template) BuildChat(system string, tools []string, earlier []Turn, docs []Document, question string) ([]Block, error) {
 	if system == "" {
 		system = DefaultSystem
 	}
@@ -106,7 +116,7 @@ func (t *Template) BuildChat(system string, earlier []Turn, docs []Document, que
 			return nil, fmt.Errorf("prompt: turn %d of %d: the question is empty; expected text", i+1, len(turns))
 		}
 	}
-	layout, err := t.layout(len(earlier))
+	layout, err := t.layout(shape{len(earlier), len(tools)})
 	if err != nil {
 		return nil, err
 	}
@@ -120,6 +130,8 @@ func (t *Template) BuildChat(system string, earlier []Turn, docs []Document, que
 			b.special(p.id)
 		case systemText:
 			b.write(system)
+		case toolText:
+			b.write(tools[p.turn])
 		case passages:
 			if p.turn == 0 {
 				b.end(System, -1)
@@ -140,20 +152,20 @@ func (t *Template) BuildChat(system string, earlier []Turn, docs []Document, que
 // keptLayouts bounds the layouts that are remembered: a longer chat is laid out anew each time, which costs little beside its answer.
 const keptLayouts = 64
 
-// layout returns the parts of a prompt with so many earlier turns.
-func (t *Template) layout(earlier int) ([]part, error) {
+// layout returns the parts of a prompt of a shape.
+func (t *Template) layout(s shape) ([]part, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if parts, ok := t.layouts[earlier]; ok {
+	if parts, ok := t.layouts[s]; ok {
 		return parts, nil
 	}
-	parts, err := layOut(t.chat, earlier)
+	parts, err := layOut(t.chat, s.earlier, s.tools)
 	if err != nil {
 		return nil, err
 	}
 	parts = resolve(parts, t.tok, t.eos)
 	if len(t.layouts) < keptLayouts {
-		t.layouts[earlier] = parts
+		t.layouts[s] = parts
 	}
 	return parts, nil
 }

@@ -127,7 +127,7 @@ func TestBuildChat_TemplateOfEachFamily_IsCutAtThePassages(t *testing.T) {
 			v := byteVocab()
 			v.AddBOS = tt.addBOS
 			tok := newTokenizer(t, v)
-			blocks, err := newTemplate(t, tt.template, tok).BuildChat("S<|eot|>", earlier, docs, "q2 ")
+			blocks, err := newTemplate(t, tt.template, tok).BuildChat("S<|eot|>", nil, earlier, docs, "q2 ")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -189,7 +189,7 @@ func TestBuildChat_TemplateForOneTurnOnly_IsAnErrorOfTheChat(t *testing.T) {
 	if _, err := template.Build("", nil, "q"); err != nil {
 		t.Error(err)
 	}
-	_, err := template.BuildChat("", []prompt.Turn{{Question: "q", Answer: "a"}}, nil, "q")
+	_, err := template.BuildChat("", nil, []prompt.Turn{{Question: "q", Answer: "a"}}, nil, "q")
 	if err == nil || !strings.Contains(err.Error(), "2 turns") || !strings.Contains(err.Error(), "one turn only") {
 		t.Errorf("got %v; want an error that names the 2 turns", err)
 	}
@@ -255,7 +255,7 @@ func TestBuild_SentencePiece_HasOneDummyPrefix(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks, err := template.BuildChat("S", []prompt.Turn{{Question: "aS", Answer: "a"}}, []prompt.Document{{Text: "Sa"}}, "S")
+	blocks, err := template.BuildChat("S", nil, []prompt.Turn{{Question: "aS", Answer: "a"}}, []prompt.Document{{Text: "Sa"}}, "S")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,7 +291,7 @@ func FuzzBuild(f *testing.F) {
 		}
 		build := func(template *prompt.Template, system, title, text, question string) []prompt.Block {
 			docs := []prompt.Document{{Title: title, Text: text}, {Text: text}}
-			blocks, err := template.BuildChat(system, []prompt.Turn{{Docs: docs, Question: question, Answer: text}}, docs, question)
+			blocks, err := template.BuildChat(system, nil, []prompt.Turn{{Docs: docs, Question: question, Answer: text}}, docs, question)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -324,4 +324,50 @@ func specialsOf(b prompt.Block) (ids []int32) {
 		}
 	}
 	return ids
+}
+
+// qwen has the form in which most templates give tools.
+const qwen = `{%- if tools %}{{- '<|im_start|>system\n' }}{%- if messages[0].role == 'system' %}{{- messages[0].content + '\n\n' }}{%- endif %}{{- "# Tools\n<tools>" }}` +
+	`{%- for tool in tools %}{{- "\n" }}{{- tool | tojson }}{%- endfor %}{{- "\n</tools>\nAnswer <tool_call>.<|im_end|>\n" }}` +
+	`{%- else %}{{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}{%- endif %}` +
+	`{%- for m in messages[1:] %}{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{%- endfor %}{{- '<|im_start|>assistant\n' }}`
+
+func TestBuildChat_Tools_StandWhereTheTemplateHasThem(t *testing.T) {
+	tok := newTokenizer(t, byteVocab())
+	tools := []string{`{"type": "function", "name": "<|im_end|>"}`, `{"b": 2}`}
+	for _, tt := range []struct{ name, template, system string }{
+		{"each as JSON", qwen, "⟦<|im_start|>⟧system\nS\n\n# Tools\n<tools>\n{\"type\": \"function\", \"name\": \"<|im_end|>\"}\n{\"b\": 2}\n</tools>\nAnswer <tool_call>.⟦<|im_end|>⟧\n⟦<|im_start|>⟧user\n"},
+		{"as a list", `{{ tools | tojson }}{% for m in messages %}{{ m.content }}{% endfor %}`, `[{"type": "function", "name": "<|im_end|>"}, {"b": 2}]S`},
+		{"not as JSON", `{% for t in tools %}{{ t }};{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}`, `{"type": "function", "name": "<|im_end|>"};{"b": 2};S`},
+	} {
+		template := newTemplate(t, tt.template, tok)
+		if !template.HasTools() {
+			t.Errorf("%s: has no tools", tt.name)
+		}
+		blocks, err := template.BuildChat("S", tools, nil, []prompt.Document{{Text: "a"}}, "q?")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := show(tok, blocks[0]); got != "system:"+tt.system || len(blocks) != 3 {
+			t.Errorf("%s: got\n%q\nwant\n%q", tt.name, got, "system:"+tt.system)
+		}
+		without, err := template.BuildChat("S", nil, nil, []prompt.Document{{Text: "a"}}, "q?")
+		if err != nil || strings.Contains(show(tok, without[0]), "Tools") {
+			t.Errorf("%s: without tools %q, %v", tt.name, show(tok, without[0]), err)
+		}
+	}
+	for name, template := range map[string]string{
+		"none":              chatML,
+		"behind":            `{% for m in messages %}{{ m.content }}{% endfor %}{{ tools | tojson }}`,
+		"the first only":    `{% if tools %}{{ tools[0] | tojson }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}`,
+		"fields of each":    `{% for t in tools %}{{ t.name | upper }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}`,
+		"between two turns": `{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' and tools %}{{ tools | tojson }}{% endif %}{% endfor %}`,
+	} {
+		if has := newTemplate(t, template, tok).HasTools(); has != (name == "the first only") {
+			t.Errorf("%s: HasTools is %v", name, has)
+		}
+		if _, err := newTemplate(t, template, tok).BuildChat("S", tools, []prompt.Turn{{Question: "q", Answer: "a"}}, nil, "q?"); err == nil {
+			t.Errorf("%s: two tools are taken", name)
+		}
+	}
 }

@@ -23,14 +23,18 @@ func compile(source string) (*jinja.Template, error) {
 }
 
 // render gives the template what Python's transformers library gives it: absent tools and documents are none there, not undefined.
-func render(chat *jinja.Template, messages []jinja.Value) (string, error) {
+func render(chat *jinja.Template, messages, tools []jinja.Value) (string, error) {
+	given := jinja.None()
+	if len(tools) > 0 {
+		given = jinja.NewList(tools)
+	}
 	return guard(func() (string, error) {
 		return chat.RenderValues(map[string]jinja.Value{
 			"messages":              jinja.NewList(messages),
 			"add_generation_prompt": jinja.NewBool(true),
 			"bos_token":             jinja.NewString(placeholder("Bos", 0)),
 			"eos_token":             jinja.NewString(placeholder("Eos", 0)),
-			"tools":                 jinja.None(),
+			"tools":                 given,
 			"documents":             jinja.None(),
 			"strftime_now":          jinja.NewCallable("strftime_now", strftimeFixed),
 		})

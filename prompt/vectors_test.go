@@ -69,7 +69,7 @@ func TestBuildChat_ReferenceChat_IsReproduced(t *testing.T) {
 			docs = nil
 		}
 		last := len(turns) - 1
-		blocks, err := template.BuildChat("", turns[:last], turns[last].Docs, turns[last].Question)
+		blocks, err := template.BuildChat("", nil, turns[:last], turns[last].Docs, turns[last].Question)
 		if err != nil {
 			t.Fatal(err)
 		}

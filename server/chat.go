@@ -26,7 +26,8 @@ type chatRequest struct {
 	Logprobs            bool            `json:"logprobs"`
 	TopLogprobs         int             `json:"top_logprobs"`
 	ResponseFormat      *responseFormat `json:"response_format"`
-	Tools               []any           `json:"tools"`
+	Tools               []tool          `json:"tools"`
+	ToolChoice          toolChoice      `json:"tool_choice"`
 }
 
 // A generationRequest is what both kinds of completions ask for alike.
@@ -213,9 +214,6 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request, k *Key) error {
 	if err != nil {
 		return err
 	}
-	if len(q.Tools) > 0 {
-		return errNoTools
-	}
 	if q.TopLogprobs < 0 || q.TopLogprobs > 20 {
 		return invalid("top_logprobs", "found %d, expected 0 to 20", q.TopLogprobs)
 	}
@@ -223,11 +221,23 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request, k *Key) error {
 	if g.Grammar, err = q.ResponseFormat.grammar(); err != nil {
 		return err
 	}
+	use, err := q.toolUse()
+	if err != nil {
+		return err
+	}
+	if use != nil {
+		if !s.tessera.HasTools() {
+			return invalid("tools", "the chat template of %s has no place for them; send what they would say as documents, or as messages of role tool", s.tessera.Name())
+		}
+		if g.Tools = use.texts; use.required != nil {
+			g.Grammar, g.Begin = use.required, callBegin+"\n"
+		}
+	}
 	documents, err := s.documents(r.Context(), k, q.Tessera, q.Documents, messages)
 	if err != nil {
 		return err
 	}
-	c := completion{s: s, id: "chatcmpl-" + id(), object: "chat.completion", created: time.Now().Unix(), q: &q.generationRequest, chat: true, question: messages[len(messages)-1].Content, documents: documents}
+	c := completion{s: s, id: "chatcmpl-" + id(), object: "chat.completion", created: time.Now().Unix(), q: &q.generationRequest, chat: true, tools: use, question: messages[len(messages)-1].Content, documents: documents}
 	return c.answer(r.Context(), w, g, choices, func(g tessera.Generation) (*tessera.Receipt, error) { return s.tessera.Chat(r.Context(), messages, g) })
 }
 
@@ -259,8 +269,6 @@ func grammarOf(kindParam, kind, schemaParam string, schema json.RawMessage) (*gr
 	return nil, invalid(kindParam, "found %q, expected text, json_object or json_schema", kind)
 }
 
-var errNoTools = invalid("tools", "this version does not call tools; send their results as messages of role tool")
-
 // id is a random one.
 func id() string { return fmt.Sprintf("%016x%08x", rand.Uint64(), rand.Uint32()) }
 
@@ -272,6 +280,7 @@ type completion struct {
 	created   int64
 	q         *generationRequest
 	chat      bool
+	tools     *toolUse          // nil: there are none
 	question  string            // the last one of a chat
 	documents []receiptDocument // that it has
 
@@ -323,10 +332,16 @@ func (c *completion) answer(ctx context.Context, w http.ResponseWriter, g tesser
 	)
 	for i := range choices * len(prompts) {
 		text := ""
+		calls := callReader{inCall: c.tools != nil && c.tools.required != nil}
 		one := g
 		one.Seed += uint64(i % choices)
 		one.Token = func(t engine.Token) { c.tokens = append(c.tokens, t) }
 		one.Emit = func(piece string) error {
+			if c.tools != nil {
+				if piece = calls.push(piece); piece == "" {
+					return nil
+				}
+			}
 			text += piece
 			if !c.q.Stream {
 				return nil
@@ -338,11 +353,28 @@ func (c *completion) answer(ctx context.Context, w http.ResponseWriter, g tesser
 			return err
 		}
 		sum.add(r, i%choices > 0)
+		finish := string(r.Finish)
+		if rest := calls.end(); c.tools != nil {
+			if rest != "" {
+				text += rest
+				if c.q.Stream {
+					if err := c.send(w, c.chunk(i, rest, c.take(), "")); err != nil {
+						return err
+					}
+				}
+			}
+			if len(calls.calls) > 0 && r.Finish == engine.FinishStop {
+				finish = "tool_calls"
+			}
+		}
 		if first == nil {
 			first = &receipt{Receipt: r, Documents: c.documents}
 		}
 		if c.q.Stream {
-			last := c.chunk(i, "", c.take(), string(r.Finish))
+			if err := c.sendCalls(w, i, calls.calls); err != nil {
+				return err
+			}
+			last := c.chunk(i, "", c.take(), finish)
 			c.addCitations(last["choices"].([]any)[0].(map[string]any), text)
 			if i == choices*len(prompts)-1 && !c.usageWanted() {
 				last["tessera"] = first
@@ -352,7 +384,13 @@ func (c *completion) answer(ctx context.Context, w http.ResponseWriter, g tesser
 			}
 			continue
 		}
-		choice := c.choice(i, text, c.take(), string(r.Finish))
+		choice := c.choice(i, text, c.take(), finish)
+		if len(calls.calls) > 0 {
+			message := choice["message"].(map[string]any)
+			if message["tool_calls"] = calls.calls; text == "" {
+				message["content"] = nil
+			}
+		}
 		c.addCitations(choice, text)
 		all = append(all, choice)
 	}
@@ -408,6 +446,20 @@ func (c *completion) send(w http.ResponseWriter, event any) error {
 		beginStream(w)
 	}
 	return writeEvent(w, event)
+}
+
+// sendCalls sends the calls of tools, each in one piece.
+func (c *completion) sendCalls(w http.ResponseWriter, index int, calls []toolCall) error {
+	for n, call := range calls {
+		piece := c.chunk(index, "", nil, "")
+		piece["choices"].([]any)[0].(map[string]any)["delta"] = map[string]any{"role": "assistant", "tool_calls": []any{map[string]any{
+			"index": n, "id": call.ID, "type": call.Type, "function": call.Function,
+		}}}
+		if err := c.send(w, piece); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // take are the tokens since the last piece.

@@ -73,7 +73,7 @@ func (s *Server) respond(w http.ResponseWriter, r *http.Request, k *Key) error {
 		return invalid("previous_response_id", "nothing is kept of responses; send the conversation's items as input")
 	}
 	if len(q.Tools) > 0 {
-		return errNoTools
+		return invalid("tools", "this endpoint calls none; /v1/chat/completions does, where the model's chat template has them")
 	}
 	if len(q.Input) == 0 {
 		return invalid("input", "is missing")
