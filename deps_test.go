@@ -18,7 +18,7 @@ const module = "github.com/tessera-llm/tessera"
 // What the tests of a package import is not restricted.
 var ranks = [][]string{
 	{"internal/home", "internal/testenv"},
-	{"internal/kernel", "internal/vfs", "tokenizer", "pull", "grammar"},
+	{"internal/kernel", "internal/vfs", "tokenizer", "pull", "grammar", "cite"},
 	{"weights", "attention", "prompt", "kv", "corpus"},
 	{"model"},
 	{"engine", "train"},
