@@ -558,6 +558,9 @@ func TestForward_MappedFileCutShort_IsAFaultError(t *testing.T) {
 			keep      int64
 			embedding bool
 		}{{int64(len(raw)) / 2 / page * page, false}, {page, true}} {
+			if !c.embedding && m.layers[0].query.PackedBytes() > 0 {
+				continue // the workers read a copy on this path
+			}
 			if err := os.Truncate(path, c.keep); err != nil {
 				t.Fatal(err)
 			}

@@ -13,6 +13,7 @@ type Matrix struct {
 	Data []byte
 
 	packed *packed // see Pack
+	panels []byte  // of weights that are floating-point numbers
 }
 
 // NewMatrix checks that data holds rows × cols weights of type t.
@@ -43,7 +44,8 @@ const panelRows = 4
 // value is ready; it keeps its scratch from call to call, so one MatMul serves one caller at a time. dst must not alias x.
 //
 // Each output is Σ_k x[k]·w[k] in float32, w dequantized to float32, summed in the path's own fixed order of k. Where w is
-// packed, x is taken as 16-bit codes (see Activations) and sums are exact within a group of columns.
+// packed, x is taken as 16-bit codes (see Activations) and sums are exact within a group of columns; where w is of floating-point
+// numbers and packed, a sum is that of Gemm.
 type MatMul struct {
 	products [maxProducts]Product
 	n        int
@@ -69,6 +71,8 @@ type scratch struct {
 	last   []float32 // [T × tileRows], the outputs of a last tile with fewer rows
 	tile   tileArgs
 	stream streamArgs
+	gemm   gemmScratch
+	values []float32 // [gemmDepth × tileRows], a stretch of a panel
 
 	amx   amxArgs
 	tiles []byte // AMX's sums on their way to the outputs, 4 KiB
@@ -104,6 +108,11 @@ func (mm *MatMul) reserve(pr *Product) {
 	for i := range mm.workers {
 		s := &mm.workers[i]
 		switch {
+		case pr.panels():
+			if s.values == nil {
+				s.values, s.gemm.left = make([]float32, gemmDepth*tileRows), make([]float32, gemmDepth*gemmRows)
+			}
+			continue
 		case !pr.integer():
 			if cap(s.rows) < panelRows*pr.W.Cols {
 				s.rows = make([]float32, panelRows*pr.W.Cols)
@@ -139,6 +148,8 @@ func (mm *MatMul) itemTiles(pr *Product) int {
 
 func (m *Matrix) tiles() int { return (m.Rows + tileRows - 1) / tileRows }
 
+func (pr *Product) panels() bool { return pr.W.panels != nil && features.avx2 }
+
 func (pr *Product) integer() bool { return pr.W.packed != nil && features.avx2 }
 
 // Do computes one item: the outputs of a few tiles of weights, for every row of x.
@@ -150,10 +161,13 @@ func (mm *MatMul) Do(worker, i int) {
 	}
 	n := mm.itemTiles(pr)
 	for tile := i * n; tile < min((i+1)*n, pr.W.tiles()); tile++ {
-		if pr.integer() {
-			mm.tile(&mm.workers[worker], pr, tile)
-		} else {
-			mm.floats(&mm.workers[worker], pr, tile)
+		switch s := &mm.workers[worker]; {
+		case pr.integer():
+			mm.tile(s, pr, tile)
+		case pr.panels():
+			mm.panel(s, pr, tile)
+		default:
+			mm.floats(s, pr, tile)
 		}
 	}
 }

@@ -160,7 +160,7 @@ func TestMatMul_RowsAndThreads_SameBits(t *testing.T) {
 		for _, s := range []struct {
 			typ  Type
 			m, k int
-		}{{F32, 37, 5}, {F32, 37, 8}, {F32, 70, 61}, {F32, 67, 576}, {F16, 21, 96}, {Q4_1, 67, 576}, {Q8_0, 35, 320}, {Q6_K, 19, 512}} {
+		}{{F32, 37, 5}, {F32, 37, 8}, {F32, 70, 61}, {F32, 67, 576}, {F16, 21, 96}, {F16, 64, 1536}, {BF16, 33, 700}, {Q4_1, 67, 576}, {Q8_0, 35, 320}, {Q6_K, 19, 512}} {
 			w := randomMatrix(rng, s.typ, s.m, s.k)
 			x := random(rng, tokens*s.k)
 			want := make([]float32, tokens*s.m)
@@ -215,12 +215,14 @@ func TestMatMul_AfterTheFirstCall_AllocatesNothing(t *testing.T) {
 		rng := rand.New(rand.NewPCG(6, 0))
 		pool := NewPool(2)
 		defer pool.Close()
-		w, x, dst := randomMatrix(rng, Q4_1, m, k), random(rng, rows*k), make([]float32, rows*m)
-		w.Pack(pool, Memory(w.PackedBytes()))
-		var mm MatMul
-		var a Activations
-		if n := testing.AllocsPerRun(20, func() { a.Set(x, rows, k); mm.Run(pool, Product{Dst: dst, X: &a, W: &w}) }); n != 0 {
-			t.Errorf("%v allocations a call, want 0", n)
+		for _, typ := range []Type{Q4_1, F16} {
+			w, x, dst := randomMatrix(rng, typ, m, k), random(rng, rows*k), make([]float32, rows*m)
+			w.Pack(pool, Memory(w.PackedBytes()))
+			var mm MatMul
+			var a Activations
+			if n := testing.AllocsPerRun(20, func() { a.Set(x, rows, k); mm.Run(pool, Product{Dst: dst, X: &a, W: &w}) }); n != 0 {
+				t.Errorf("%v: %v allocations a call, want 0", typ, n)
+			}
 		}
 	})
 }

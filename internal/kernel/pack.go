@@ -50,6 +50,9 @@ func Memory(n int) []byte {
 // PackedBytes is how much memory Pack takes: about the weights' own size, or nothing where the CPU or the type has no kernel
 // for packed weights.
 func (m *Matrix) PackedBytes() int {
+	if size := m.Type.floatBytes(); size > 0 && features.avx2 {
+		return (m.Rows + tileRows - 1) / tileRows * tileRows * m.Cols * size
+	}
 	p := m.layout()
 	return (m.Rows + tileRows - 1) / tileRows * (m.Cols / groupLen) * p.record
 }
@@ -57,6 +60,12 @@ func (m *Matrix) PackedBytes() int {
 // Pack lays the weights out for the kernels of this CPU, once, when the model is loaded, in PackedBytes of zeroed memory, aligned
 // to 4 bytes: MatMul is some times quicker afterwards.
 func (m *Matrix) Pack(pool *Pool, memory []byte) {
+	if m.Type.floatBytes() > 0 && features.avx2 {
+		panels := memory[:m.PackedBytes()]
+		pool.Run(m.tiles(), &panelPacking{m, panels})
+		m.panels = panels
+		return
+	}
 	p := m.layout()
 	if p.record == 0 {
 		return

@@ -72,6 +72,56 @@ func TestMatMul_Packed_AgreesWithFloat64OfTheCodes(t *testing.T) {
 }
 
 // All paths that take integer codes make the same sums in the same order, whatever their vectors' width.
+func TestMatMul_Panels_AgreeWithFloat64(t *testing.T) {
+	eachPath(t, func(t *testing.T) {
+		if !features.avx2 {
+			t.Skip("this path does not pack")
+		}
+		pool := NewPool(2)
+		defer pool.Close()
+		rng := rand.New(rand.NewPCG(8, 0))
+		var mm MatMul
+		for _, typ := range []Type{F32, F16, BF16} {
+			for _, k := range []int{1, 5, 64, 255, 256, 257, 576, 1536} {
+				for _, m := range []int{1, 15, 16, 17, 53} {
+					for _, rows := range []int{1, 2, 5, 6, 7, 12, 17} {
+						w := randomMatrix(rng, typ, m, k)
+						weights, x := dequantized(&w), random(rng, rows*k)
+						w.Pack(pool, Memory(w.PackedBytes()))
+						if w.panels == nil {
+							t.Fatalf("%v was not packed", typ)
+						}
+						const gap = 3 // between the rows of outputs
+						before := random(rng, rows*(m+gap))
+						for _, add := range []bool{false, true} {
+							dst := append([]float32(nil), before...)
+							var a Activations
+							a.Set(x, rows, k)
+							mm.Run(pool, Product{Dst: dst, Stride: m + gap, X: &a, W: &w, Add: add})
+							for i, got := range dst {
+								token, out := i/(m+gap), i%(m+gap)
+								if out >= m || token == rows {
+									if got != before[i] {
+										t.Fatalf("%v [%d × %d], %d rows: wrote between the rows of outputs", typ, m, k, rows)
+									}
+									continue
+								}
+								want, size := dot64(x[token*k:][:k], weights[out*k:][:k])
+								if add {
+									want, size = want+float64(before[i]), size+math.Abs(float64(before[i]))
+								}
+								if !(math.Abs(float64(got)-want) <= tolerance(k+1, size)) {
+									t.Fatalf("%v [%d × %d], %d rows, add %v: output %d of token %d = %v, want %v ± %g", typ, m, k, rows, add, out, token, got, want, tolerance(k+1, size))
+								}
+							}
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
 func TestMatMul_IntegerPaths_SameBits(t *testing.T) {
 	const m, k, rows = 53, 1792, 37
 	first := map[Type][]float32{}
@@ -97,7 +147,7 @@ func TestMatMul_IntegerPaths_SameBits(t *testing.T) {
 }
 
 func BenchmarkMatMulPacked(b *testing.B) {
-	for _, typ := range []Type{Q4_1, Q4_0, Q8_0} {
+	for _, typ := range []Type{Q4_1, Q4_0, Q8_0, F16, BF16, F32} {
 		for _, shape := range [][2]int{{1536, 576}, {576, 1536}} {
 			for _, rows := range []int{1, 64, 512} {
 				b.Run(fmt.Sprintf("%v/M=%d/K=%d/T=%d", typ, shape[0], shape[1], rows), func(b *testing.B) {
@@ -122,7 +172,7 @@ func BenchmarkMatMulPacked(b *testing.B) {
 }
 
 func BenchmarkPack(b *testing.B) {
-	for _, typ := range []Type{Q4_1, Q8_0, Q4_K, Q6_K} {
+	for _, typ := range []Type{Q4_1, Q8_0, Q4_K, Q6_K, F16, F32} {
 		b.Run(typ.String(), func(b *testing.B) {
 			const m, k = 1536, 512
 			pool := NewPool(1)
