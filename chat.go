@@ -40,7 +40,7 @@ type Generation struct {
 	Grammar   *grammar.Grammar
 	Tools     []string // that Chat's answer may call, as JSON; the template must have a place for them
 	Begin     string   // what Chat's answer begins with; it is not told of
-	Salt      []byte // keeps one tenant's blocks from another's
+	Salt      []byte   // keeps one tenant's blocks from another's
 	engine.Sampling
 
 	Logprobs bool // tell Token of the answer's tokens
