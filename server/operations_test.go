@@ -134,8 +134,8 @@ func TestTraces_SpansOfARequest(t *testing.T) {
 			names[span.Name] = span
 		}
 		for _, a := range span.Attributes {
-			if strings.Contains(a.Value.Emit(), "secretword") {
-				t.Errorf("%s tells of the prompt: %s", span.Name, a.Value.Emit())
+			if strings.Contains(a.Value.String(), "secretword") {
+				t.Errorf("%s tells of the prompt: %s", span.Name, a.Value.String())
 			}
 		}
 	}
@@ -148,7 +148,7 @@ func TestTraces_SpansOfARequest(t *testing.T) {
 	}
 	attributes := map[string]string{}
 	for _, a := range append(root.Attributes, answer.Attributes...) {
-		attributes[string(a.Key)] = a.Value.Emit()
+		attributes[string(a.Key)] = a.Value.String()
 	}
 	for key, want := range map[string]string{"http.response.status_code": "200", "tessera.attention": "block", "tessera.blocks.computed": "3", "gen_ai.usage.output_tokens": "3"} {
 		if attributes[key] != want {
