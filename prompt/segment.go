@@ -199,6 +199,8 @@ func asciiLower(s string) string {
 
 var sectionStart = regexp.MustCompile(`(?im)^[ \t]*(?:(?:document|passage|source|context|text)[ \t]*(?:\[(\d{1,4})\]|(\d{1,4}))[ \t]*(?:\(title:[ \t]*([^\n]*?)\))?[ \t]*:?|\[(\d{1,4})\][ \t]*:?)[ \t]*`)
 
+var emptyLine = regexp.MustCompile(`\n\r?\n`)
+
 // sections finds documents that are numbered from 1 on.
 func sections(text string) (docs []Document, question string) {
 	var starts [][]int
@@ -221,7 +223,9 @@ func sections(text string) (docs []Document, question string) {
 		if i+1 < len(starts) {
 			body = text[m[1]:starts[i+1][0]]
 		} else {
-			body, question, _ = strings.Cut(strings.ReplaceAll(body, "\r\n", "\n"), "\n\n")
+			if end := emptyLine.FindStringIndex(body); end != nil {
+				body, question = body[:end[0]], body[end[1]:]
+			}
 		}
 		d := Document{ID: strconv.Itoa(i + 1)}
 		if m[6] >= 0 {

@@ -26,6 +26,7 @@ func TestSegment_CommonMarks_SeparateDocuments(t *testing.T) {
 		{"other tags", "<sourcecode>a</sourcecode> <sources>b</sources> Who?", nil, "<sourcecode>a</sourcecode> <sources>b</sources> Who?"},
 		{"numbers in brackets", "Context:\n[1] Ravens hide food.\n[2] Owls hear well.\n\nQuestion: who?", two, "Context:\n\nQuestion: who?"},
 		{"numbers, several paragraphs", "[1] Ravens\n\nhide food.\n[2] Owls hear well.\n\nWho?\n\nAnd why?", []prompt.Document{{ID: "1", Text: "Ravens\n\nhide food."}, {ID: "2", Text: "Owls hear well."}}, "Who?\n\nAnd why?"},
+		{"line ends of Windows stay, in the last one too", "[1] a\r\nb\r\n[2] a\r\nb\r\n\r\nWho?", []prompt.Document{{ID: "1", Text: "a\r\nb"}, {ID: "2", Text: "a\r\nb"}}, "Who?"},
 		{"titles", "Document [1](Title: Ravens) hide food.\nDocument [2](Title: Owls (barn)) hear well.\n\nQuestion: who?\nAnswer:", []prompt.Document{{ID: "1", Title: "Ravens", Text: "hide food."}, {ID: "2", Title: "Owls (barn", Text: ") hear well."}}, "Question: who?\nAnswer:"},
 		{"words and numbers", "Who?\nPassage 1: a\nPassage 2: b\n", []prompt.Document{{ID: "1", Text: "a"}, {ID: "2", Text: "b"}}, "Who?"},
 		{"a number alone", "[1] a\n\nWho?", nil, "[1] a\n\nWho?"},
@@ -81,7 +82,7 @@ func TestDocument_WrongShapes_AreSaid(t *testing.T) {
 
 // Whatever a message holds, what comes out stands in it, and there is a question or no document.
 func FuzzSegment(f *testing.F) {
-	for _, text := range []string{"<source id=1>a</source>b", "<doc><doc></doc>", "[1] a\n[2] b\n\nq", "Document [1](Title: a) b\nDocument [2] c", "a\n[[block]]\nb", "<document><title>x</title></document>q", "[1]a\r\n\r\n[2]b\r\n\r\nc"} {
+	for _, text := range []string{"<source id=1>a</source>b", "<doc><doc></doc>", "[1] a\n[2] b\n\nq", "Document [1](Title: a) b\nDocument [2] c", "a\n[[block]]\nb", "<document><title>x</title></document>q", "[1]a\r\n\r\n[2]b\r\n\r\nc", "[1]0\n[2]0\r\r\n0\n\n0"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
