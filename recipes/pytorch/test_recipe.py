@@ -361,6 +361,7 @@ def test_a_full_disk_is_said(tiny, tmp_path):
     [
         ("{", r'samples.jsonl:2: is no \{"ids","blocks","targets"\}'),
         ('{"ids":[1,2],"blocks":[2]}', "samples.jsonl:2: .*KeyError: 'targets'"),
+        ('{"ids":[1,2,3],"blocks":[1,1,1],"targets":[2],"finals":2}', "samples.jsonl:2: 2 questions over the same passages"),
         ('{"ids":[1,2],"blocks":[1],"targets":[1]}', r"samples.jsonl:2: blocks of \[1\] tokens for 2 ids"),
         ('{"ids":[1,2],"blocks":[2,0],"targets":[1]}', r"samples.jsonl:2: blocks of \[2, 0\] tokens for 2 ids"),
         ('{"ids":[1,256],"blocks":[2],"targets":[1]}', "samples.jsonl:2: ids from 1 to 256; the model's vocabulary has 0 to 255"),

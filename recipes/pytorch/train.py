@@ -141,6 +141,8 @@ def read_samples(path: str, vocabulary: int) -> list[Sample]:
                 fields = json.loads(line)
                 s = Sample(torch.tensor(fields["ids"], dtype=torch.long), fields["blocks"], fields["targets"] or [], fields.get("keep", False))
                 wrong = fault(s, vocabulary)
+                if fields.get("finals", 0) > 1:
+                    wrong = f"{fields['finals']} questions over the same passages; this recipe takes samples of one: export them with --questions 1"
             except (ValueError, TypeError, KeyError) as e:
                 wrong = f'is no {{"ids","blocks","targets"}} ({type(e).__name__}: {e})'
             if wrong:
