@@ -248,28 +248,37 @@ func (t *Tessera) Drop(ids ...kv.ID) (blocks int, bytes int64, err error) {
 	return t.store.Drop(ids...)
 }
 
-// Warm computes and stores those blocks of documents that the store lacks, so that no question waits for them. The documents have to fit the
-// context together.
-func (t *Tessera) Warm(ctx context.Context, documents []prompt.Document, salt []byte) error {
+// WarmAtOnce is how many documents Warm does well with at a time: about as many as half of a small context holds.
+const WarmAtOnce = 8
+
+// Warm computes and stores the blocks that the store lacks of the first of some documents, so that no question waits for them: one at least, and no
+// more than half of the context holds. It returns how many that were.
+func (t *Tessera) Warm(ctx context.Context, documents []prompt.Document, salt []byte) (taken int, err error) {
 	blocks, err := t.template.Build("", documents, "?")
 	if err != nil {
-		return err
+		return 0, err
 	}
 	stored, err := t.engine.Stored(engine.Request{Blocks: blocks, Attention: engine.Block, Salt: salt})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var missing []prompt.Document
+	tokens := 0
 	for i, b := range blocks {
-		if b.Kind == prompt.Passage && !stored[i] {
+		if b.Kind != prompt.Passage {
+			continue
+		}
+		if tokens += len(b.Tokens); taken > 0 && tokens > t.model.Context/2 {
+			break
+		}
+		if taken++; !stored[i] {
 			missing = append(missing, documents[b.Doc])
 		}
 	}
-	if len(missing) == 0 {
-		return nil
+	if len(missing) > 0 {
+		_, err = t.Chat(ctx, []Message{{Role: User, Content: "?", Documents: missing}}, Generation{Attention: Block, MaxTokens: 1, Salt: salt})
 	}
-	_, err = t.Chat(ctx, []Message{{Role: User, Content: "?", Documents: missing}}, Generation{Attention: Block, MaxTokens: 1, Salt: salt})
-	return err
+	return taken, err
 }
 
 // AutoIsBlock tells whether Auto is Block with this model and adapter, by the quality gate.

@@ -453,19 +453,6 @@ func (c *Collection) Search(ctx context.Context, question string, k int) ([]Foun
 	return found, err
 }
 
-// All calls do with every passage, in the order in which they came.
-func (c *Collection) All(do func(Passage) error) error {
-	return c.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket(passagesBucket).ForEach(func(key, data []byte) error {
-			var p passageRecord
-			if err := json.Unmarshal(data, &p); err != nil {
-				return err
-			}
-			return do(p.passage(binary.BigEndian.Uint64(key)))
-		})
-	})
-}
-
 // Passages are those of one document: of the file at a path, or of the only one whose path ends so; or the passage of a number, as Search
 // gives it. None: there is no such document, or there are several.
 func (c *Collection) Passages(document string) (list []Passage, err error) {

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"time"
 
+	"github.com/tessera-llm/tessera"
 	"github.com/tessera-llm/tessera/prompt"
 )
 
-// warmRest is how long nobody must have asked anything before passages are warmed, warmBatch how many are at a time.
-const (
-	warmRest  = time.Second
-	warmBatch = 8
-)
+// warmRest is how long nobody must have asked anything before passages are warmed.
+const warmRest = time.Second
 
 // A warmth is how far a collection has been warmed. It is warmUp's alone.
 type warmth struct {
@@ -61,31 +59,27 @@ func (s *Server) warmNext(ctx context.Context) (more bool, err error) {
 	}
 	for _, open := range s.library.all() {
 		at := &open.warmed
-		passages, err := open.After(at.after, warmBatch)
+		passages, err := open.After(at.after, tessera.WarmAtOnce)
 		if err != nil {
 			return false, err
 		}
 		if len(passages) == 0 {
 			continue
 		}
-		documents, tokens := []prompt.Document{}, 0
-		for _, p := range passages {
-			if tokens += s.tessera.Count(p.Title) + s.tessera.Count(p.Text) + 8; len(documents) > 0 && tokens > s.tessera.Context()/2 {
-				break
-			}
-			documents = append(documents, prompt.Document{Title: p.Title, Text: p.Text})
+		documents := make([]prompt.Document, len(passages))
+		for i, p := range passages {
+			documents[i] = prompt.Document{Title: p.Title, Text: p.Text}
 		}
 		ctx, cancel := context.WithCancel(ctx)
 		s.warming.Store(&cancel)
+		taken, err := 0, context.Canceled
 		if s.idle() { // whoever came before that could not cut it short
-			err = s.tessera.Warm(ctx, documents, open.salt)
-		} else {
-			err = context.Canceled
+			taken, err = s.tessera.Warm(ctx, documents, open.salt)
 		}
 		s.warming.Store(nil)
 		cancel()
 		if at.attempts++; err == nil || !errors.Is(err, context.Canceled) && at.attempts == 3 { // ones that cannot be are left out
-			*at = warmth{after: passages[len(documents)-1].ID}
+			*at = warmth{after: passages[max(taken, 1)-1].ID}
 		}
 		return err == nil, err
 	}

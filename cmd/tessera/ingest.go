@@ -131,29 +131,22 @@ func warmUp(cmd *cobra.Command, model, adapter string, c *corpus.Collection) err
 		bar := newProgress(cmd.ErrOrStderr(), "computing blocks", false)
 		defer bar.clear()
 		done := int64(0)
-		var batch []prompt.Document
-		tokens := 0
-		flush := func() error {
-			if len(batch) == 0 {
-				return nil
+		for after := ""; ; {
+			passages, err := c.After(after, tessera.WarmAtOnce)
+			if err != nil || len(passages) == 0 {
+				return err
 			}
-			err := t.Warm(cmd.Context(), batch, nil)
-			done += int64(len(batch))
+			documents := make([]prompt.Document, len(passages))
+			for i, p := range passages {
+				documents[i] = prompt.Document{Title: p.Title, Text: p.Text}
+			}
+			taken, err := t.Warm(cmd.Context(), documents, nil)
+			if err != nil {
+				return err
+			}
+			done, after = done+int64(taken), passages[taken-1].ID
 			bar.set(done, total)
-			batch, tokens = nil, 0
-			return err
 		}
-		err := c.All(func(p corpus.Passage) error {
-			n := t.Count(p.Title) + t.Count(p.Text) + 8
-			if tokens+n > t.Context()/2 {
-				if err := flush(); err != nil {
-					return err
-				}
-			}
-			batch, tokens = append(batch, prompt.Document{Title: p.Title, Text: p.Text}), tokens+n
-			return nil
-		})
-		return errors.Join(err, flush())
 	})
 }
 
