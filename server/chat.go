@@ -346,7 +346,7 @@ func (c *completion) answer(ctx context.Context, w http.ResponseWriter, g tesser
 			if !c.q.Stream {
 				return nil
 			}
-			return c.send(w, c.chunk(i, piece, c.take(), ""))
+			return c.send(w, c.envelope(c.chunkObject(), c.delta(i, piece, c.take(), "")))
 		}
 		r, err := c.s.measured(ctx, one, prompts[i/choices])
 		if err != nil {
@@ -358,7 +358,7 @@ func (c *completion) answer(ctx context.Context, w http.ResponseWriter, g tesser
 			if rest != "" {
 				text += rest
 				if c.q.Stream {
-					if err := c.send(w, c.chunk(i, rest, c.take(), "")); err != nil {
+					if err := c.send(w, c.envelope(c.chunkObject(), c.delta(i, rest, c.take(), ""))); err != nil {
 						return err
 					}
 				}
@@ -374,8 +374,9 @@ func (c *completion) answer(ctx context.Context, w http.ResponseWriter, g tesser
 			if err := c.sendCalls(w, i, calls.calls); err != nil {
 				return err
 			}
-			last := c.chunk(i, "", c.take(), finish)
-			c.addCitations(last["choices"].([]any)[0].(map[string]any), text)
+			choice := c.delta(i, "", c.take(), finish)
+			c.addCitations(choice, text)
+			last := c.envelope(c.chunkObject(), choice)
 			if i == choices*len(prompts)-1 && !c.usageWanted() {
 				last["tessera"] = first
 			}
@@ -396,13 +397,17 @@ func (c *completion) answer(ctx context.Context, w http.ResponseWriter, g tesser
 	}
 	if c.q.Stream {
 		if c.usageWanted() {
-			if err := c.send(w, map[string]any{"id": c.id, "object": c.chunkObject(), "created": c.created, "model": c.s.tessera.Name(), "choices": []any{}, "usage": sum, "tessera": first}); err != nil {
+			last := c.envelope(c.chunkObject())
+			last["usage"], last["tessera"] = sum, first
+			if err := c.send(w, last); err != nil {
 				return err
 			}
 		}
 		return endStream(w)
 	}
-	writeJSON(w, map[string]any{"id": c.id, "object": c.object, "created": c.created, "model": c.s.tessera.Name(), "choices": all, "usage": sum, "tessera": first})
+	whole := c.envelope(c.object, all...)
+	whole["usage"], whole["tessera"] = sum, first
+	writeJSON(w, whole)
 	return nil
 }
 
@@ -451,11 +456,11 @@ func (c *completion) send(w http.ResponseWriter, event any) error {
 // sendCalls sends the calls of tools, each in one piece.
 func (c *completion) sendCalls(w http.ResponseWriter, index int, calls []toolCall) error {
 	for n, call := range calls {
-		piece := c.chunk(index, "", nil, "")
-		piece["choices"].([]any)[0].(map[string]any)["delta"] = map[string]any{"role": "assistant", "tool_calls": []any{map[string]any{
+		choice := c.delta(index, "", nil, "")
+		choice["delta"] = map[string]any{"role": "assistant", "tool_calls": []any{map[string]any{
 			"index": n, "id": call.ID, "type": call.Type, "function": call.Function,
 		}}}
-		if err := c.send(w, piece); err != nil {
+		if err := c.send(w, c.envelope(c.chunkObject(), choice)); err != nil {
 			return err
 		}
 	}
@@ -476,8 +481,16 @@ func (c *completion) chunkObject() string {
 	return c.object
 }
 
-// chunk is a piece of a choice.
-func (c *completion) chunk(index int, text string, tokens []engine.Token, finish string) map[string]any {
+// envelope is what stands around choices, whole or pieces of them.
+func (c *completion) envelope(object string, choices ...any) map[string]any {
+	if choices == nil {
+		choices = []any{}
+	}
+	return map[string]any{"id": c.id, "object": object, "created": c.created, "model": c.s.tessera.Name(), "choices": choices}
+}
+
+// delta is a piece of a choice.
+func (c *completion) delta(index int, text string, tokens []engine.Token, finish string) map[string]any {
 	choice := map[string]any{"index": index, "finish_reason": nil, "logprobs": c.logprobs(tokens)}
 	if finish != "" {
 		choice["finish_reason"] = finish
@@ -491,7 +504,7 @@ func (c *completion) chunk(index int, text string, tokens []engine.Token, finish
 	} else {
 		choice["text"] = text
 	}
-	return map[string]any{"id": c.id, "object": c.chunkObject(), "created": c.created, "model": c.s.tessera.Name(), "choices": []any{choice}}
+	return choice
 }
 
 // choice is a whole one.

@@ -108,7 +108,7 @@ func (s *Server) respond(w http.ResponseWriter, r *http.Request, k *Key) error {
 		if err := a.begin(); err != nil {
 			return err
 		}
-		return a.event("response.output_text.delta", map[string]any{"item_id": a.item, "output_index": 0, "content_index": 0, "delta": piece, "logprobs": []any{}})
+		return a.send(responseEvent{"response.output_text.delta", map[string]any{"item_id": a.item, "output_index": 0, "content_index": 0, "delta": piece, "logprobs": []any{}}})
 	}
 	got, err := s.measured(r.Context(), g, func(g tessera.Generation) (*tessera.Receipt, error) { return s.tessera.Chat(r.Context(), messages, g) })
 	if err != nil {
@@ -153,48 +153,43 @@ func (a *response) begin() error {
 	}
 	beginStream(a.w)
 	under := a.body("", nil, nil)
-	for _, e := range []struct {
-		kind   string
-		fields map[string]any
-	}{
-		{"response.created", map[string]any{"response": under}},
-		{"response.in_progress", map[string]any{"response": under}},
-		{"response.output_item.added", map[string]any{"output_index": 0, "item": a.message("in_progress")}},
-		{"response.content_part.added", map[string]any{"item_id": a.item, "output_index": 0, "content_index": 0, "part": a.textPart("")}},
-	} {
-		if err := a.event(e.kind, e.fields); err != nil {
-			return err
-		}
-	}
-	return nil
+	return a.send(
+		responseEvent{"response.created", map[string]any{"response": under}},
+		responseEvent{"response.in_progress", map[string]any{"response": under}},
+		responseEvent{"response.output_item.added", map[string]any{"output_index": 0, "item": a.message("in_progress")}},
+		responseEvent{"response.content_part.added", map[string]any{"item_id": a.item, "output_index": 0, "content_index": 0, "part": a.textPart("")}},
+	)
 }
 
 // end sends the events behind the text.
 func (a *response) end(text string, whole map[string]any) error {
 	status := whole["status"].(string)
-	for _, e := range []struct {
-		kind   string
-		fields map[string]any
-	}{
-		{"response.output_text.done", map[string]any{"item_id": a.item, "output_index": 0, "content_index": 0, "text": text, "logprobs": []any{}}},
-		{"response.content_part.done", map[string]any{"item_id": a.item, "output_index": 0, "content_index": 0, "part": a.textPart(text)}},
-		{"response.output_item.done", map[string]any{"output_index": 0, "item": a.message(status, a.textPart(text))}},
-		{"response." + status, map[string]any{"response": whole}},
-	} {
-		if err := a.event(e.kind, e.fields); err != nil {
+	return a.send(
+		responseEvent{"response.output_text.done", map[string]any{"item_id": a.item, "output_index": 0, "content_index": 0, "text": text, "logprobs": []any{}}},
+		responseEvent{"response.content_part.done", map[string]any{"item_id": a.item, "output_index": 0, "content_index": 0, "part": a.textPart(text)}},
+		responseEvent{"response.output_item.done", map[string]any{"output_index": 0, "item": a.message(status, a.textPart(text))}},
+		responseEvent{"response." + status, map[string]any{"response": whole}},
+	)
+}
+
+type responseEvent struct {
+	kind   string
+	fields map[string]any
+}
+
+// send sends events, numbered from the first of the response on.
+func (a *response) send(events ...responseEvent) error {
+	for _, e := range events {
+		e.fields["type"], e.fields["sequence_number"] = e.kind, a.events
+		a.events++
+		if _, err := fmt.Fprintf(a.w, "event: %s\n", e.kind); err != nil {
+			return err
+		}
+		if err := writeEvent(a.w, e.fields); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (a *response) event(kind string, fields map[string]any) error {
-	fields["type"], fields["sequence_number"] = kind, a.events
-	a.events++
-	if _, err := fmt.Fprintf(a.w, "event: %s\n", kind); err != nil {
-		return err
-	}
-	return writeEvent(a.w, fields)
 }
 
 // textPart is the text with its citations as annotations: OpenAI's of a file, and where in both texts they are.
