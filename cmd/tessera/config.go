@@ -20,25 +20,34 @@ func configure(cmd *cobra.Command, path string) error {
 			return err
 		}
 	}
-	var wrong error
-	cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
-		if f.Changed || f.Name == "config" || f.Name == "help" {
-			return
+	for _, f := range settable(cmd) {
+		if f.Changed {
+			continue
 		}
 		variable := "TESSERA_" + strings.ToUpper(strings.ReplaceAll(cmd.Name()+"_"+f.Name, "-", "_"))
-		value, where := values[f.Name], path
-		_, set := values[f.Name]
+		where := path
+		value, set := values[f.Name]
 		if text, is := os.LookupEnv(variable); is {
 			value, where, set = text, variable, true
 		}
 		if !set {
-			return
+			continue
 		}
-		if err := cmd.Flags().Set(f.Name, value); err != nil && wrong == nil {
-			wrong = &usageError{fmt.Errorf("%s: %s: %w", where, f.Name, err)}
+		if err := cmd.Flags().Set(f.Name, value); err != nil {
+			return &usageError{fmt.Errorf("%s: %s: %w", where, f.Name, err)}
+		}
+	}
+	return nil
+}
+
+// settable are the flags that may be given so.
+func settable(cmd *cobra.Command) (list []*pflag.Flag) {
+	cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+		if f.Name != "config" && f.Name != "help" {
+			list = append(list, f)
 		}
 	})
-	return wrong
+	return list
 }
 
 func readConfig(cmd *cobra.Command, path string, values map[string]string) error {
@@ -51,11 +60,9 @@ func readConfig(cmd *cobra.Command, path string, values map[string]string) error
 		return &usageError{fmt.Errorf("%s: %w; want a line FLAG: VALUE for each", path, err)}
 	}
 	var known []string
-	cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
-		if f.Name != "config" && f.Name != "help" {
-			known = append(known, f.Name)
-		}
-	})
+	for _, f := range settable(cmd) {
+		known = append(known, f.Name)
+	}
 	for name, value := range file {
 		switch {
 		case !slices.Contains(known, name):

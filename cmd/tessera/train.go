@@ -441,8 +441,10 @@ func (f *trainFlags) curricula(file *weights.File) (c, held *train.Curriculum, e
 	copied := *c
 	held = &copied
 	held.Seed++
-	held.Keep, held.Samples, held.Questions = 0, f.validate, 1 // as they are asked
-	for i := range all {                                       // every so manieth is held out, so that each file has its share
+	held.Keep, held.Samples = 0, f.validate
+	held.Questions = 1 // as they are asked in use
+
+	for i := range all { // every so manieth is held out, so that each file has its share
 		if f.validate > 0 && len(held.Examples) < f.validate && i%(len(all)/f.validate) == 0 {
 			held.Examples = append(held.Examples, all[i])
 		} else {

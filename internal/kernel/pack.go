@@ -51,10 +51,10 @@ func Memory(n int) []byte {
 // for packed weights.
 func (m *Matrix) PackedBytes() int {
 	if size := m.Type.floatBytes(); size > 0 && features.avx2 {
-		return (m.Rows + tileRows - 1) / tileRows * tileRows * m.Cols * size
+		return m.tiles() * tileRows * m.Cols * size
 	}
 	p := m.layout()
-	return (m.Rows + tileRows - 1) / tileRows * (m.Cols / groupLen) * p.record
+	return m.tiles() * (m.Cols / groupLen) * p.record
 }
 
 // Pack lays the weights out for the kernels of this CPU, once, when the model is loaded, in PackedBytes of zeroed memory, aligned
@@ -71,7 +71,7 @@ func (m *Matrix) Pack(pool *Pool, memory []byte) {
 		return
 	}
 	p.data = memory[:m.PackedBytes()]
-	pool.Run((m.Rows+tileRows-1)/tileRows, &packing{m, &p})
+	pool.Run(m.tiles(), &packing{m, &p})
 	m.packed = &p
 }
 
