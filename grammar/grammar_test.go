@@ -47,6 +47,8 @@ func TestJSONSchema_AllowsWhatItSays(t *testing.T) {
 		{`{"anyOf":[{"type":"integer"},{"type":"array","items":{"type":"integer"}}]}`, []string{`1`, `[1,2]`}, []string{`"1"`, `[[1]]`}},
 		{`{"$ref":"#/$defs/tree","$defs":{"tree":{"type":"object","properties":{"v":{"type":"integer"},"next":{"anyOf":[{"$ref":"#/$defs/tree"},{"type":"null"}]}},"required":["v","next"]}}}`,
 			[]string{`{"v":1,"next":null}`, `{"v":1,"next":{"v":2,"next":null}}`}, []string{`{"v":1}`, `{"v":1,"next":{"v":2}}`}},
+		{`{"$defs":{"x":{"type":"null"}},"anyOf":[{"$ref":"#/$defs/x"},{"$id":"a","$defs":{"x":{"type":"array","items":{"$ref":"#/$defs/y"}},"y":{"const":1}},"$ref":"#/$defs/x"},{"type":"array","prefixItems":[{"type":"string"},{"$ref":"#/$defs/x"}]}]}`,
+			[]string{`null`, `[1,1]`, `["a",null]`}, []string{`[null]`, `["a",1]`}},
 		{`{"allOf":[{"type":"null"}]}`, []string{`null`}, []string{`1`}},
 		{`true`, []string{`1`, `{"a":[{}]}`}, []string{`{a:1}`}},
 		{`{}`, []string{`[[[]]]`}, []string{`[[[]]`}},

@@ -33,7 +33,7 @@ func JSONObject() *Grammar {
 }
 
 // JSONSchema is JSON by a schema of JSON Schema's common part: type, enum, const, properties, required, items, prefixItems, minItems,
-// maxItems, minLength, maxLength, anyOf, oneOf, allOf of one, $ref into the schema itself, and booleans. Properties come in the schema's order, and others than those
+// maxItems, minLength, maxLength, anyOf, oneOf, allOf of one, $ref into the schema itself or the innermost one with an $id, and booleans. Properties come in the schema's order, and others than those
 // listed do not come. A keyword that would narrow what is allowed and is not among these is an error: text would break it.
 func JSONSchema(schema []byte) (*Grammar, error) {
 	root, err := parse(schema)
@@ -41,17 +41,18 @@ func JSONSchema(schema []byte) (*Grammar, error) {
 		return nil, &SchemaError{"#", err.Error()}
 	}
 	c := newCompiler()
-	c.root = root
+	c.root, _ = root.(*object)
 	c.top(func() { c.schema(root, "#", 0) })
 	for len(c.pending) > 0 && c.err == nil { // schemas that others refer to, each once
 		ref := c.pending[0]
 		c.pending = c.pending[1:]
-		c.called[ref.path] = len(c.code)
+		c.called[ref.place] = len(c.code)
+		c.root = ref.root
 		c.schema(ref.schema, ref.path, 0)
 		c.emit(instruction{op: opReturn})
 	}
 	for _, call := range c.calls {
-		c.code[call.at].x = c.called[call.path]
+		c.code[call.at].x = c.called[call.of]
 	}
 	if c.err != nil {
 		return nil, c.err
@@ -62,26 +63,32 @@ func JSONSchema(schema []byte) (*Grammar, error) {
 // A compiler writes the program of a schema.
 type compiler struct {
 	code    []instruction
-	root    any
+	root    *object // what $ref is within: the innermost schema with an $id, or the whole; nil: that is no object
 	err     error
 	pending []reference
 	calls   []call
-	called  map[string]int // where the program of a schema that others refer to begins
+	called  map[place]int // where the program of a schema that others refer to begins
 
 	values int // where that of any value begins; 0: not written
 }
 
+// A place is what $ref names.
+type place struct {
+	root *object
+	path string
+}
+
 type reference struct {
-	path   string
+	place
 	schema any
 }
 
 type call struct {
-	at   int
-	path string
+	at int
+	of place
 }
 
-func newCompiler() *compiler { return &compiler{called: map[string]int{}} }
+func newCompiler() *compiler { return &compiler{called: map[place]int{}} }
 
 // top writes the program of a whole text.
 func (c *compiler) top(body func()) {
@@ -312,6 +319,10 @@ func (c *compiler) schema(s any, path string, depth int) {
 			return
 		}
 	}
+	if o.has("$id") {
+		defer func(outer *object) { c.root = outer }(c.root)
+		c.root = o
+	}
 	switch {
 	case o.has("$ref"):
 		c.reference(o, path)
@@ -370,7 +381,8 @@ func (c *compiler) reference(o *object, path string) {
 		c.fail(path+"/$ref", "%q is outside of this schema", ref)
 		return
 	}
-	if _, known := c.called[ref]; !known {
+	to := place{c.root, ref}
+	if _, known := c.called[to]; !known {
 		var at any = c.root
 		for _, step := range strings.Split(strings.Trim(ref[1:], "/"), "/") {
 			if step == "" {
@@ -384,10 +396,10 @@ func (c *compiler) reference(o *object, path string) {
 			}
 			at = inner.fields[step]
 		}
-		c.called[ref] = -1
-		c.pending = append(c.pending, reference{ref, at})
+		c.called[to] = -1
+		c.pending = append(c.pending, reference{to, at})
 	}
-	c.calls = append(c.calls, call{c.emit(instruction{op: opCall}), ref})
+	c.calls = append(c.calls, call{c.emit(instruction{op: opCall}), to})
 }
 
 // types writes what the type, or the types, of a schema allow.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -154,5 +155,54 @@ func TestTraces_SpansOfARequest(t *testing.T) {
 		if attributes[key] != want {
 			t.Errorf("%s is %q, want %q", key, attributes[key], want)
 		}
+	}
+}
+
+// Clients that begin a request and never end it keep nobody else waiting, and are told to go.
+func TestSlowBodies_KeepNobodyWaiting(t *testing.T) {
+	x, err := tessera.Open(tessera.Options{Model: testenv.Tiny("tiny-tied.gguf"), Threads: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	server := New(x, Options{Active: 2, Waiting: 2})
+	server.bodyTime = 3 * time.Second
+	s := httptest.NewServer(server)
+	defer s.Close()
+	var slow []net.Conn
+	for range 3 * (2 + 2) {
+		c, err := net.Dial("tcp", s.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{\"prompt\":"); err != nil {
+			t.Fatal(err)
+		}
+		slow = append(slow, c)
+	}
+	if status, text := post(t, s.URL+"/v1/completions", `{"prompt":"a","max_tokens":1}`); status != 200 {
+		t.Errorf("beside slow clients: %d %s", status, text)
+	}
+	for _, c := range slow {
+		answer, err := io.ReadAll(c) // to the end: the server closes
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 408 ") {
+			t.Errorf("a slow client: %v, %.200q", err, answer)
+		}
+	}
+	// Slow to send, but in time.
+	c, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, part := range []string{"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 29\r\n\r\n{\"prompt\":", "\"a\",\"max_tokens\":1}"} {
+		if _, err := io.WriteString(c, part); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if answer, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 200 ") {
+		t.Errorf("a body in two parts: %v, %.200q", err, answer)
 	}
 }

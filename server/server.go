@@ -6,19 +6,23 @@
 //	/health  /ready  /metrics                                                     here, metrics.go
 //	/                                                                             web/, embedded
 //
-// A request passes, in this order: the check of where it comes from, its key, the limit of its body, its tenant's rate, the queue, its handler.
+// A request passes, in this order: the check of where it comes from, its key, the limit of its body, its tenant's rate, its body, the queue,
+// its handler.
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,6 +67,8 @@ type Server struct {
 	tracer  trace.Tracer
 	library library
 	started time.Time
+
+	bodyTime time.Duration // within which the body of a request that is computed has to come
 }
 
 // New makes a Server. The Tessera must be closed after the last request.
@@ -82,7 +88,7 @@ func New(t *tessera.Tessera, o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{tessera: t, o: o, metrics: newMetrics(t), mux: http.NewServeMux(), active: make(chan struct{}, o.Active), started: time.Now()}
+	s := &Server{tessera: t, o: o, metrics: newMetrics(t), mux: http.NewServeMux(), active: make(chan struct{}, o.Active), started: time.Now(), bodyTime: 30 * time.Second}
 	if o.Tracer == nil {
 		o.Tracer = noop.NewTracerProvider()
 	}
@@ -182,12 +188,16 @@ func (s *Server) handleBody(pattern string, limit int64, h handler) {
 	})
 }
 
-// queued lets so many requests be computed at a time, and so many wait; others are told to come back.
+// queued lets so many requests be computed at a time, and so many wait; others are told to come back. Who sends slowly keeps nobody
+// waiting: the body is there before a place is taken.
 func (s *Server) queued(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request, k *Key) error {
 		s.attend()
 		defer s.attend()
 		if err := s.limits.admit(w, k); err != nil {
+			return err
+		}
+		if err := s.receive(w, r); err != nil {
 			return err
 		}
 		if s.waiting.Add(1) > int64(s.o.Waiting+s.o.Active) {
@@ -212,6 +222,24 @@ func (s *Server) queued(h handler) handler {
 		defer func() { <-s.active }()
 		return h(w, r.WithContext(ctx), k)
 	}
+}
+
+// receive reads the body whole, within bodyTime.
+func (s *Server) receive(w http.ResponseWriter, r *http.Request) error {
+	connection := http.NewResponseController(w)
+	// Where no deadline can be set there is no connection that could be slow.
+	_ = connection.SetReadDeadline(time.Now().Add(s.bodyTime))
+	body, err := io.ReadAll(r.Body)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		w.Header().Set("Connection", "close")
+		return &apiError{Status: http.StatusRequestTimeout, Type: "invalid_request_error", Code: "timeout", Message: fmt.Sprintf("the body did not come within %v", s.bodyTime)}
+	}
+	if err != nil {
+		return err
+	}
+	_ = connection.SetReadDeadline(time.Time{}) // else the answer would end there: it is watched whether the client is still there
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return nil
 }
 
 // attend notes that someone asks, or did until now: warming gives way.

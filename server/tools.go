@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/tessera-llm/tessera/grammar"
@@ -88,7 +89,7 @@ func (q *chatRequest) toolUse() (*toolUse, error) {
 		if q.ToolChoice.name == "" || q.ToolChoice.name == t.Function.Name {
 			calls = append(calls, map[string]any{
 				"type": "object", "required": []string{"name", "arguments"}, "additionalProperties": false,
-				"properties": ordered{{"name", map[string]any{"const": t.Function.Name}}, {"arguments", t.Function.Parameters}},
+				"properties": ordered{{"name", map[string]any{"const": t.Function.Name}}, {"arguments", itself(t.Function.Parameters, t.Function.Name)}},
 			})
 		}
 	}
@@ -110,6 +111,20 @@ func (q *chatRequest) toolUse() (*toolUse, error) {
 		return nil, invalid("tools", "a call that is required is held to the parameters' schema: %v", err)
 	}
 	return use, nil
+}
+
+// itself is the schema with an $id, so that a $ref in it stays within it wherever it stands. Where it is no object it is left, to be refused.
+func itself(schema json.RawMessage, id string) json.RawMessage {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(schema, &fields) != nil || fields == nil || fields["$id"] != nil {
+		return schema
+	}
+	inner := bytes.TrimLeft(bytes.TrimSpace(schema)[1:], " \t\r\n")
+	separator := ","
+	if len(fields) == 0 {
+		separator = ""
+	}
+	return slices.Concat(fmt.Appendf(nil, `{"$id":%q%s`, id, separator), inner)
 }
 
 // ordered is a JSON object whose fields keep their order: answers give them in that of the schema.

@@ -3,6 +3,7 @@ package server
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http/httptest"
 	"path/filepath"
 	"reflect"
@@ -131,6 +132,16 @@ func TestChat_Tools_AreCalledWhereTheTemplateHasThem(t *testing.T) {
 		t.Errorf("streamed: %+v", c)
 	}
 
+	// A schema may refer to parts of itself, as clients write those of nested types.
+	nested := `{"$defs":{"bird":{"enum":["kite","wren"]}},"type":"object","properties":{"a":{"$ref":"#/$defs/bird"}},"required":["a"],"additionalProperties":false}`
+	if got, err = client.Chat.Completions.New(t.Context(), q, option.WithJSONSet("tools", []any{map[string]any{"type": "function", "function": map[string]any{"name": "look_up", "parameters": json.RawMessage(nested)}}})); err != nil {
+		t.Fatal(err)
+	}
+	var bird struct{ A string }
+	if a := got.Choices[0].Message.ToolCalls[0].Function.Arguments; json.Unmarshal([]byte(a), &bird) != nil || bird.A != "kite" && bird.A != "wren" {
+		t.Errorf("called with %s", a)
+	}
+
 	// What the tools gave are documents of the question, and the next answer rests on them.
 	q.ToolChoice = openai.ChatCompletionToolChoiceOptionUnionParam{OfAuto: openai.String("auto")}
 	q.MaxTokens = openai.Int(5)
@@ -147,5 +158,53 @@ func TestChat_Tools_AreCalledWhereTheTemplateHasThem(t *testing.T) {
 	q.ToolChoice = openai.ToolChoiceOptionFunctionToolChoice(openai.ChatCompletionNamedToolChoiceFunctionParam{Name: "sleep"})
 	if _, err := client.Chat.Completions.New(t.Context(), q); !errors.As(err, &failure) || failure.StatusCode != 400 || !strings.Contains(failure.Message, `there is no tool "sleep"`) {
 		t.Errorf("a tool that is not there: %v", err)
+	}
+}
+
+// A schema of a megabyte is taken or refused, soon; whatever its shape, the server answers the next request.
+func TestSchemas_OfAMegabyte_AreAnswered(t *testing.T) {
+	x, err := tessera.Open(tessera.Options{Model: withTemplate(t, `{% for m in messages %}{{ m.content }}{% endfor %}`), Threads: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	s := httptest.NewServer(New(x, Options{}))
+	defer s.Close()
+	const size = 1 << 20
+	word := strings.Repeat("w", size)
+	list := func(item string) string { return "[" + strings.Repeat(item+",", size/(len(item)+1)) + item + "]" }
+	properties := func(value string) string {
+		var b strings.Builder
+		for i := range size / (len(value) + 12) {
+			fmt.Fprintf(&b, "%q:%s,", fmt.Sprint("p", i), value)
+		}
+		return `{` + b.String() + `"last":` + value + `}`
+	}
+	for name, schema := range map[string]string{
+		"a long name":             `{"type":"object","properties":{"` + word + `":{"type":"integer"}},"required":["` + word + `"]}`,
+		"many properties":         `{"type":"object","properties":` + properties(`{"type":"string"}`) + `}`,
+		"many words":              `{"enum":` + list(`"raven"`) + `}`,
+		"many alternatives":       `{"anyOf":` + list(`{"type":"integer"}`) + `}`,
+		"alternatives of objects": `{"anyOf":` + list(`{"type":"object","properties":{"a":{"anyOf":[{"type":"string"},{"type":"null"}]}}}`) + `}`,
+		"deep":                    strings.Repeat(`{"items":`, size/9) + `{}` + strings.Repeat(`}`, size/9),
+		"deep lists":              `{"enum":[` + strings.Repeat(`[`, size/2) + strings.Repeat(`]`, size/2) + `]}`,
+		"definitions":             `{"$defs":` + properties(`{"$ref":"#/$defs/last"}`) + `,"$ref":"#/$defs/p0"}`,
+		"long description":        `{"type":"integer","description":"` + word + `"}`,
+		"a long pattern":          `{"type":"string","pattern":"` + strings.Repeat("(a|b)*", size/6) + `"}`,
+		"many of a kind":          `{"type":"array","items":{"type":"integer"},"minItems":1000000000,"maxItems":1000000000}`,
+		"long words":              `{"type":"string","minLength":1000000000}`,
+	} {
+		for where, body := range map[string]string{
+			"response_format": `{"messages":[{"role":"user","content":"?"}],"max_tokens":4,"response_format":{"type":"json_schema","json_schema":{"name":"s","schema":` + schema + `}}}`,
+			"tools":           `{"messages":[{"role":"user","content":"?"}],"max_tokens":4,"tool_choice":"required","tools":[{"type":"function","function":{"name":"f","parameters":` + schema + `}}]}`,
+		} {
+			status, text := post(t, s.URL+"/v1/chat/completions", body)
+			if status != 200 && status != 400 || status == 400 && len(text) > 2000 {
+				t.Errorf("%s in %s: %d %.300s", name, where, status, text)
+			}
+		}
+	}
+	if status, text := post(t, s.URL+"/v1/completions", `{"prompt":"a","max_tokens":1}`); status != 200 {
+		t.Errorf("afterwards: %d %s", status, text)
 	}
 }
