@@ -3,6 +3,8 @@ package tessera_test
 import (
 	"errors"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -98,7 +100,7 @@ func TestAsk_Auto_FollowsTheRecordOfTheseWeights(t *testing.T) {
 	}
 }
 
-// A block's keys and values depend on the adapter: nothing stored with one is used with another.
+// A block's keys and values depend on an adapter that acts on every token: nothing stored with one is used with another.
 func TestAsk_Adapter_HasBlocksOfItsOwn(t *testing.T) {
 	file, _ := fingerprint(t)
 	path, _ := adapterFile(t, file)
@@ -115,5 +117,23 @@ func TestAsk_Adapter_HasBlocksOfItsOwn(t *testing.T) {
 	}
 	if ids[0] == ids[1] {
 		t.Error("blocks have the same ids with and without the adapter")
+	}
+
+	// An adapter for final blocks leaves the others as they are: they are found, and their ids are the same.
+	a, err := weights.OpenAdapter(path, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.FinalOnly = true
+	if err := a.WriteGGUF(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	x, end := open(t, tessera.Options{Store: store, Adapter: path})
+	defer end()
+	r := ask(t, x, q)
+	now, bare := strings.Fields(column(r, id)), strings.Fields(ids[0])
+	last := len(bare) - 1
+	if !slices.Equal(now[:last], bare[:last]) || now[last] == bare[last] || r.Usage.Cached != r.Usage.Prompt-r.Blocks[last].Tokens {
+		t.Errorf("%d of %d tokens are cached, blocks are %s; want all but the final block's, and %s with another last one", r.Usage.Cached, r.Usage.Prompt, now, bare)
 	}
 }

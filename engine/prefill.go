@@ -148,6 +148,9 @@ func (e *Engine) plan(r *Request) (blocks []*planned, places []int, ids []kv.ID)
 	for i := range r.Blocks {
 		in := e.inputs
 		in.Salt, in.Tokens = r.Salt, r.Blocks[i].Tokens
+		if i < len(r.Blocks)-1 && e.model.FinalOnly() {
+			in.Adapter = [32]byte{} // the block is the model's own
+		}
 		if dependent(r, i) {
 			in.Parent = kv.Parent(ids)
 		}
@@ -296,7 +299,7 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 	var computed []*planned
 	total := 0
 	add := func(index int, to *model.KV) bool {
-		seq := model.Sequence{Tokens: r.Blocks[index].Tokens, KV: to}
+		seq := model.Sequence{Tokens: r.Blocks[index].Tokens, KV: to, Before: index < len(r.Blocks)-1}
 		if dependent(r, index) {
 			for _, at := range places[:index] {
 				if blocks[at].kv == nil {

@@ -59,6 +59,7 @@ func MeasurePerplexity(ctx context.Context, m *model.Model, w *model.Workspace, 
 // An Answered is a prompt with an answer: those of Tokens from the From-th on.
 type Answered struct {
 	Tokens []int32
+	Final  int // where the final block begins
 	From   int
 }
 
@@ -69,11 +70,18 @@ func MeasureAnswers(ctx context.Context, m *model.Model, w *model.Workspace, t k
 		if len(a.Tokens) > m.Context {
 			return Perplexity{}, fmt.Errorf("prompt %d with its answer has %d tokens, but the model's context is %d", i+1, len(a.Tokens), m.Context)
 		}
-		seq := model.Sequence{Tokens: a.Tokens[:len(a.Tokens)-1], KV: m.NewKV(t, len(a.Tokens)-1), LogitsFrom: a.From - 1}
-		seq.Logits = func(j int, logits []float32) {
-			p.add(logits, a.Tokens[j+1])
+		before, final := a.Tokens[:a.Final], a.Tokens[a.Final:]
+		var batch []model.Sequence
+		var past []*model.KV
+		if len(before) > 0 {
+			past = []*model.KV{m.NewKV(t, len(before))}
+			batch = append(batch, model.Sequence{Tokens: before, KV: past[0], Before: true})
 		}
-		if err := w.Forward(ctx, []model.Sequence{seq}, nil); err != nil {
+		seq := model.Sequence{Tokens: final[:len(final)-1], KV: m.NewKV(t, len(final)-1), Past: past, LogitsFrom: a.From - a.Final - 1}
+		seq.Logits = func(j int, logits []float32) {
+			p.add(logits, final[j+1])
+		}
+		if err := w.Forward(ctx, append(batch, seq), nil); err != nil {
 			return Perplexity{}, err
 		}
 		progress(i+1, len(list))

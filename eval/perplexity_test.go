@@ -92,7 +92,7 @@ func TestPerplexity_IsTheMeanOverSecondHalves(t *testing.T) {
 // The answers' tokens and no others, each prompt by itself.
 func TestMeasureAnswers_IsTheMeanOverAnswers(t *testing.T) {
 	m, w := open(t, testenv.Tiny("tiny-tied.gguf"))
-	list := []Answered{{[]int32{3, 1, 4, 1, 5, 9, 2, 6}, 5}, {[]int32{5, 3, 5}, 1}}
+	list := []Answered{{Tokens: []int32{3, 1, 4, 1, 5, 9, 2, 6}, Final: 2, From: 5}, {Tokens: []int32{5, 3, 5}, From: 1}}
 	var nll float64
 	tokens := 0
 	for _, a := range list {
@@ -108,7 +108,7 @@ func TestMeasureAnswers_IsTheMeanOverAnswers(t *testing.T) {
 	if want := nll / float64(tokens); err != nil || p.Tokens != 5 || math.Abs(p.NLL-want) > 1e-6 || math.Abs(p.PPL-math.Exp(want)) > 1e-3 {
 		t.Errorf("got %+v, %v, want NLL %v over 5 tokens", p, err, want)
 	}
-	if _, err := MeasureAnswers(context.Background(), m, w, kv.F32, []Answered{{make([]int32, 513), 5}}, nil); err == nil || !strings.Contains(err.Error(), "context is 512") {
+	if _, err := MeasureAnswers(context.Background(), m, w, kv.F32, []Answered{{Tokens: make([]int32, 513), From: 5}}, nil); err == nil || !strings.Contains(err.Error(), "context is 512") {
 		t.Errorf("an answer beyond the context: %v", err)
 	}
 }

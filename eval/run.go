@@ -157,7 +157,7 @@ func (r *Runner) ask(s Setting, q *Question) (*asked, error) {
 		// As in the engine: the first block attends to nothing before it in any mode, the final one always to all.
 		if i == 0 || i < len(blocks)-1 && s.Attention == engine.Block && !b.Dependent {
 			in := kv.Inputs{Model: r.Weights.Fingerprint, Type: r.Type, RoPE: rope, Tokens: b.Tokens}
-			if h := r.Weights.AdapterHash; h != nil {
+			if h := r.Weights.AdapterHash; h != nil && !(r.Model.FinalOnly() && i < len(blocks)-1) {
 				in.Adapter = *h
 			}
 			a.ids[i] = in.ID()
@@ -296,7 +296,7 @@ func (r *Runner) prefill(ctx context.Context, s Setting, batch []*asked, progres
 					block = &model.KV{Shape: lease.Shape(), Payload: lease.Payload(), Len: room}
 				case errors.Is(err, kv.ErrMissing):
 					block = r.Model.NewKV(r.Type, room)
-					first = append(first, model.Sequence{Tokens: b.Tokens, KV: block})
+					first = append(first, model.Sequence{Tokens: b.Tokens, KV: block, Before: true})
 					missing = append(missing, a.ids[i])
 					a.computed += len(b.Tokens)
 				default:
@@ -306,7 +306,7 @@ func (r *Runner) prefill(ctx context.Context, s Setting, batch []*asked, progres
 			}
 			if block == nil {
 				block = r.Model.NewKV(r.Type, room)
-				seq := model.Sequence{Tokens: b.Tokens, KV: block, Past: a.past[:len(a.past):len(a.past)], Unmoved: s.Unmoved}
+				seq := model.Sequence{Tokens: b.Tokens, KV: block, Past: a.past[:len(a.past):len(a.past)], Before: i < len(a.blocks)-1, Unmoved: s.Unmoved}
 				if i == len(a.blocks)-1 {
 					seq.LogitsFrom, seq.Logits = len(b.Tokens)-1, a.choose
 				}

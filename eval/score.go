@@ -113,7 +113,7 @@ func ScoreCase(ctx context.Context, m *model.Model, w *model.Workspace, t kv.Typ
 	at := 0
 	for i, n := range blocks {
 		start := at
-		seq := model.Sequence{Tokens: c.IDs[at : at+n], KV: m.NewKV(t, n), LogitsFrom: max(c.First-at, 0)}
+		seq := model.Sequence{Tokens: c.IDs[at : at+n], KV: m.NewKV(t, n), Before: i < len(blocks)-1, LogitsFrom: max(c.First-at, 0)}
 		seq.Logits = func(i int, logits []float32) { s.take(c, start+i, logits) }
 		if i == len(blocks)-1 || slices.Contains(c.Dependent, i) {
 			seq.Past = all[:i:i]

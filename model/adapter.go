@@ -17,6 +17,7 @@ type lowRank struct {
 // change is an error.
 func (m *Model) WithAdapter(a *weights.Adapter) (*Model, error) {
 	adapted := *m
+	adapted.finalOnly = a.FinalOnly
 	adapted.layers = append([]layer(nil), m.layers...)
 	places := map[string]*linear{}
 	for i := range adapted.layers {
@@ -77,6 +78,9 @@ func newLowRank(c *weights.Change, scale float32, t kernel.Type) (*lowRank, erro
 	return low, nil
 }
 
+// FinalOnly says that the model has an adapter which acts on final blocks alone: all blocks before are those of the model without it.
+func (m *Model) FinalOnly() bool { return m.finalOnly }
+
 // lowRanks are the matrices of the adapter.
 func (m *Model) lowRanks() (all []*kernel.Matrix) {
 	for i := range m.layers {
@@ -102,9 +106,10 @@ const maxProjections = 3
 func (w *Workspace) multiply(x []float32, add bool, projections ...projection) {
 	w.input.Set(x, w.rows, projections[0].of.Cols)
 	n, beside := len(projections), 0
+	acts := w.adapterActs()
 	for i, p := range projections {
 		w.products[i] = kernel.Product{Dst: p.to, X: &w.input, W: &p.of.Matrix, Add: add}
-		if low := p.of.low; low != nil {
+		if low := p.of.low; low != nil && acts {
 			clear(grow(&w.low[i], w.rows*low.rank)) // b takes zeros where it has no columns
 			w.products[n] = kernel.Product{Dst: w.low[i], Stride: low.rank, X: &w.input, W: &low.a}
 			n++
@@ -118,6 +123,11 @@ func (w *Workspace) multiply(x []float32, add bool, projections ...projection) {
 	n = 0
 	for i, p := range projections {
 		if low := p.of.low; low != nil {
+			for j := range w.parts {
+				if part := &w.parts[j]; !w.model.actsOn(part.seq) {
+					clear(w.low[i][part.row*low.rank:][:part.rows*low.rank]) // nothing is added
+				}
+			}
 			w.lowInput[i].Set(w.low[i], w.rows, low.rank)
 			w.products[n] = kernel.Product{Dst: p.to, X: &w.lowInput[i], W: &low.b, Add: true}
 			n++
@@ -125,3 +135,16 @@ func (w *Workspace) multiply(x []float32, add bool, projections ...projection) {
 	}
 	w.product.Run(w.pool, w.products[:n]...)
 }
+
+// adapterActs says whether the adapter acts on any of the rows.
+func (w *Workspace) adapterActs() bool {
+	for i := range w.parts {
+		if w.model.actsOn(w.parts[i].seq) {
+			return true
+		}
+	}
+	return false
+}
+
+// actsOn says whether an adapter acts on a sequence's tokens.
+func (m *Model) actsOn(s *Sequence) bool { return !m.finalOnly || !s.Before }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"math"
+	"math/rand/v2"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -105,6 +107,89 @@ func mustBeNear(t *testing.T, name string, got []float32, want []float64) {
 	for i := range got {
 		if !(math.Abs(float64(got[i])-want[i]) <= 1e-4) {
 			t.Fatalf("%s: logit %d = %v, want %v", name, i, got[i], want[i])
+		}
+	}
+}
+
+// An adapter for final blocks changes nothing of the blocks before, and the final one as it would over the base model's blocks;
+// computed together or one by one, and beside other prompts.
+func TestWithAdapter_FinalOnly_LeavesEarlierBlocks(t *testing.T) {
+	file, err := weights.Open(testenv.Tiny("tiny-untied.gguf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	base, err := New(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(3, 4))
+	values := func(n int) []float32 {
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = rng.Float32() - 0.5
+		}
+		return v
+	}
+	a := &weights.Adapter{Architecture: "llama", Alpha: 4, FinalOnly: true}
+	for _, name := range []string{"blk.0.attn_q.weight", "blk.0.attn_v.weight", "blk.0.ffn_down.weight", "blk.1.attn_k.weight", "blk.1.ffn_gate.weight"} {
+		s, _ := file.Tensor(name)
+		a.Changes = append(a.Changes, weights.Change{Tensor: name, In: s.Shape[0], Out: s.Shape[1], Rank: 3, A: values(3 * s.Shape[0]), B: values(s.Shape[1] * 3)})
+	}
+	final, err := base.WithAdapter(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	everywhere := *a
+	everywhere.FinalOnly = false
+	whole, err := base.WithAdapter(&everywhere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	prompts := [][][]int32{{{1, 2, 3, 4, 5}, {6, 7, 8}, {9, 10}}, {{11, 12, 13}, {14, 15, 16, 17, 18, 19, 20}}}
+	type result struct {
+		before [][]byte  // payloads of the blocks before the final ones
+		logits []float32 // after each prompt
+	}
+	compute := func(before, last *Model, together bool) (r result) {
+		r.logits = make([]float32, len(prompts)*base.Vocabulary)
+		one, two := before.NewWorkspace(2), last.NewWorkspace(2)
+		defer one.Close()
+		defer two.Close()
+		var blocks, finals []Sequence
+		for i, p := range prompts {
+			f := Sequence{Tokens: p[len(p)-1], KV: base.NewKV(kv.F32, len(p[len(p)-1])), LogitsFrom: len(p[len(p)-1]) - 1}
+			f.Logits = func(_ int, logits []float32) { copy(r.logits[i*base.Vocabulary:], logits) }
+			for _, ids := range p[:len(p)-1] {
+				s := Sequence{Tokens: ids, KV: base.NewKV(kv.F32, len(ids)), Before: true}
+				blocks, f.Past = append(blocks, s), append(f.Past, s.KV)
+			}
+			finals = append(finals, f)
+		}
+		if together {
+			blocks, finals = nil, append(blocks, finals...)
+		} else if err := one.Forward(t.Context(), blocks, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := two.Forward(t.Context(), finals, nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range append(blocks, finals...) {
+			if s.Before {
+				r.before = append(r.before, s.KV.Payload)
+			}
+		}
+		return r
+	}
+	want := compute(base, whole, false) // by definition
+	for _, together := range []bool{false, true} {
+		if got := compute(final, final, together); !reflect.DeepEqual(got, want) {
+			t.Errorf("together %v: not the adapted final blocks over the base model's blocks", together)
+		}
+	}
+	for name, m := range map[string]*Model{"the base": base, "the adapter everywhere": whole} {
+		if reflect.DeepEqual(compute(m, m, true).logits, want.logits) {
+			t.Errorf("%s gives the same logits, so this test shows nothing", name)
 		}
 	}
 }

@@ -40,6 +40,9 @@ type Sequence struct {
 	Past   []*KV // in the order of the prompt; a block computed by an earlier Sequence of the same batch may be among them
 	KV     *KV   // their own block: its Len tokens come before Tokens; theirs are added
 
+	// Before says that the block stands before the final one: an adapter that acts on final blocks alone leaves its tokens as they are.
+	Before bool
+
 	// Unmoved leaves the keys of Past at their local positions, each block as if it began the prompt: the paper's ablation
 	// without position re-encoding, for measuring only.
 	Unmoved bool

@@ -26,6 +26,8 @@ type Model struct {
 	rope   *attention.Table
 	angles attention.RoPE
 
+	finalOnly bool // the adapter acts on final blocks alone
+
 	embedding kernel.Matrix // [V × C]
 	layers    []layer
 	norm      []float32     // [C]

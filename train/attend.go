@@ -24,6 +24,7 @@ type attend struct {
 
 	dattended, dquery, dkey, dvalue []float32
 	tokens                          int
+	reach                           int // the first token whose gradients are wanted
 }
 
 // A chunk is queries from … to-1, which see keys first … to-1, each up to its own, but none of hidden … own-1: final blocks before its own.
@@ -95,11 +96,18 @@ func (a *attend) forward(pool *kernel.Pool, l *activations) {
 	pool.Run(len(a.chunks)*a.heads, (*attendForward)(a))
 }
 
-// backward writes the gradients of queries, keys and values, those of turned ones, from that of attended.
-func (a *attend) backward(pool *kernel.Pool, l *activations, dattended, dquery, dkey, dvalue []float32) {
-	a.layer, a.dattended, a.dquery, a.dkey, a.dvalue = l, dattended, dquery, dkey, dvalue
-	pool.Run(len(a.chunks)*a.heads, (*attendBackward)(a))
-	pool.Run((a.tokens+sumRows-1)/sumRows, (*attendSum)(a))
+// backward writes the gradients of queries, keys and values, those of turned ones, from that of attended, for the tokens from reach on, where
+// a block begins.
+func (a *attend) backward(pool *kernel.Pool, l *activations, reach int, dattended, dquery, dkey, dvalue []float32) {
+	a.layer, a.reach, a.dattended, a.dquery, a.dkey, a.dvalue = l, reach, dattended, dquery, dkey, dvalue
+	reached := len(a.chunks)
+	for i := range a.chunks {
+		if a.chunks[i].to <= reach {
+			reached--
+		}
+	}
+	pool.Run(reached*a.heads, (*attendBackward)(a))
+	pool.Run((a.tokens-reach+sumRows-1)/sumRows, (*attendSum)(a))
 }
 
 // item is the chunk and the KV head of an item: chunks with most keys come first, so that no worker begins one last.
@@ -157,7 +165,9 @@ func (t *attendBackward) Do(worker, i int) {
 	w.valuesT.Pack(nil, a.head(a.layer.value, a.heads, g, c.first).T(), d, keys)
 	w.keys.Pack(nil, a.head(a.layer.key, a.heads, g, c.first), keys, d)
 	part := a.parts[c.part+g*2*keys*d:][:2*keys*d]
-	scores, dscores := kernel.View{Data: w.scores, Row: keys, Col: 1}, kernel.View{Data: w.dscores, Row: keys, Col: 1}
+	frozen := max(a.reach-c.first, 0) // keys without a gradient
+	dscores := kernel.View{Data: w.dscores, Row: keys, Col: 1}
+	scoresT, dscoresT := kernel.View{Data: w.scores[frozen:], Row: keys, Col: 1}.T(), kernel.View{Data: w.dscores[frozen:], Row: keys, Col: 1}.T()
 	scale := a.scoreScale()
 	for h := g * a.group; h < (g+1)*a.group; h++ {
 		add := h > g*a.group
@@ -182,8 +192,8 @@ func (t *attendBackward) Do(worker, i int) {
 		w.product(dquery.Data, dquery.Row, rows, false, dscores, &w.keys)
 		w.queries.Pack(nil, query, rows, d)
 		w.outputs.Pack(nil, dout, rows, d)
-		w.product(part[:keys*d], d, keys, add, dscores.T(), &w.queries)
-		w.product(part[keys*d:], d, keys, add, scores.T(), &w.outputs)
+		w.product(part[frozen*d:keys*d], d, keys-frozen, add, dscoresT, &w.queries)
+		w.product(part[(keys+frozen)*d:], d, keys-frozen, add, scoresT, &w.outputs)
 	}
 }
 
@@ -201,7 +211,8 @@ type attendSum attend
 func (t *attendSum) Do(_, i int) {
 	a := (*attend)(t)
 	width := a.heads * a.dim
-	from, to := i*sumRows, min((i+1)*sumRows, a.tokens)
+	from := a.reach + i*sumRows
+	to := min(from+sumRows, a.tokens)
 	clear(a.dkey[from*width : to*width])
 	clear(a.dvalue[from*width : to*width])
 	for _, c := range a.chunks {

@@ -39,6 +39,9 @@ func (t *Trainer) header() checkpointHeader {
 	for _, p := range t.net.params.list {
 		fmt.Fprintf(names, "%s%v ", p.name, p.shape)
 	}
+	if a := t.net.adapter; a != nil {
+		fmt.Fprintf(names, "alpha %v, final only: %v", a.Alpha, a.FinalOnly)
+	}
 	trained := fmt.Sprintf("%d tensors of %d values, %x", len(t.net.params.list), len(t.net.params.values), names.Sum(nil)[:8])
 	return checkpointHeader{t.Options, fmt.Sprintf("%x", t.fingerprint), trained, kernel.Path(), t.steps, t.underway, t.learnt, t.validations}
 }

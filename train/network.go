@@ -62,7 +62,7 @@ type change struct {
 	forwardB  kernel.Packed
 	backwardA kernel.Packed
 	backwardB kernel.Packed
-	u, du     []float32     // [T × rank]: scale·A·x, and the gradient of A·x
+	u, du     []float32     // [T × rank]: scale·A·x, and the gradient of A·x, of the tokens that the adapter reaches
 	packedU   kernel.Packed // [T × rank]
 }
 
@@ -266,6 +266,9 @@ func (n *network) times(x []float32, scale float32) []float32 {
 	return n.scaled[:len(x)]
 }
 
+// finalOnly says that what is trained acts on final blocks alone.
+func (n *network) finalOnly() bool { return n.adapter != nil && n.adapter.FinalOnly }
+
 // embed writes the embedding of a token to dst.
 func (n *network) embed(dst []float32, token int32) {
 	if n.embeddingValue != nil {
@@ -280,7 +283,7 @@ func (n *network) adapterNow() *weights.Adapter {
 	if n.adapter == nil {
 		return nil
 	}
-	now := &weights.Adapter{Architecture: n.adapter.Architecture, Alpha: n.adapter.Alpha, Changes: slices.Clone(n.adapter.Changes)}
+	now := &weights.Adapter{Architecture: n.adapter.Architecture, Alpha: n.adapter.Alpha, FinalOnly: n.adapter.FinalOnly, Changes: slices.Clone(n.adapter.Changes)}
 	for i := range now.Changes {
 		c := &now.Changes[i]
 		a, b := n.params.list[2*i], n.params.list[2*i+1]

@@ -22,6 +22,7 @@ type pass struct {
 	places []int // of the tokens in the prompt: every final block begins where the independent ones end
 	base   bool  // forward goes without changes
 	rows   []int // whose logits are computed, each once; those with a gradient first
+	reach  int   // the first token that an adapter changes the computation of; no gradient is wanted of those before
 
 	limit          int64 // bytes of activations; 0: none
 	room, rowsRoom int   // tokens and rows that there is memory for
@@ -62,7 +63,12 @@ func newPass(n *network, pool *kernel.Pool) *pass {
 // gradient come first.
 func (p *pass) forward(tokens []int32, blocks []int, finals int, rows []int) {
 	n := p.net
-	p.tokens, p.rows = tokens, rows
+	p.tokens, p.rows, p.reach = tokens, rows, 0
+	if n.finalOnly() {
+		for _, length := range blocks[:len(blocks)-finals] {
+			p.reach += length
+		}
+	}
 	p.reserve()
 	p.attend.plan(blocks, finals, p.pool.Threads())
 	p.places = p.places[:0]
@@ -86,7 +92,7 @@ func (p *pass) forward(tokens []int32, blocks []int, finals int, rows []int) {
 		copy(p.last[i*c:][:c], p.output[row*c:][:c])
 	}
 	kernel.RMSNorm(p.normedRows[:len(rows)*c], p.last[:len(rows)*c], n.norm.value, n.NormEpsilon)
-	p.multiplyRows(len(rows), p.normedRows, false, product{&n.output, p.logits})
+	p.multiplyRows(0, len(rows), p.normedRows, false, product{&n.output, p.logits})
 }
 
 // forwardLayer fills a layer's activations from its input, and writes what it makes of that to the next layer's.
@@ -113,36 +119,39 @@ func (p *pass) backward(wanted int) {
 	head := product{&n.output, p.logits}
 	p.takeBack(wanted, p.dlast, head)
 	p.addGradients(wanted, p.normedRows, head)
-	clear(p.dx[:len(p.tokens)*c])
+	rows := len(p.tokens) - p.reach
+	reached := func(x []float32, width int) []float32 { return x[p.reach*width:] }
+	clear(reached(p.dx, c)[:rows*c])
 	for i, row := range p.rows[:wanted] {
 		kernel.RMSNormGradient(p.dx[row*c:][:c], p.dlast[i*c:][:c], p.last[i*c:][:c], n.norm.value, p.scales[i:i+1], n.NormEpsilon)
 	}
 	p.addGains(&n.norm, wanted, p.last, p.dlast)
-	rows := len(p.tokens)
+	dx, normed, dnormed, hidden := reached(p.dx, c), reached(p.normed, c), reached(p.dnormed, c), reached(p.hidden, n.FeedForward)
+	query, key := n.Heads*n.HeadDim, n.KVHeads*n.HeadDim
 	for i := len(n.layers) - 1; i >= 0; i-- {
 		l, a := &n.layers[i], &p.layers[i]
 		if p.shared && i < len(n.layers)-1 {
 			p.forwardLayer(i)
 		}
-		down := product{&l.down, p.dx}
-		p.takeBack(rows, p.hidden, down)
-		p.each(swiGLUGradient, l, a, nil)
-		p.addGradients(rows, p.hidden, down)
-		gate, up := product{&l.gate, a.gate}, product{&l.up, a.up}
-		p.takeBack(rows, p.dnormed, gate, up)
-		p.addGradients(rows, p.normed, gate, up)
-		p.each(normFeedForwardGradient, l, a, nil)
+		down := product{&l.down, dx}
+		p.takeBack(rows, hidden, down)
+		p.eachFrom(p.reach, swiGLUGradient, l, a, nil)
+		p.addGradients(rows, hidden, down)
+		gate, up := product{&l.gate, reached(a.gate, n.FeedForward)}, product{&l.up, reached(a.up, n.FeedForward)}
+		p.takeBack(rows, dnormed, gate, up)
+		p.addGradients(rows, normed, gate, up)
+		p.eachFrom(p.reach, normFeedForwardGradient, l, a, nil)
 		p.addGains(&l.feedForwardNorm, rows, a.middle, p.dnormed)
 
-		out := product{&l.attentionOut, p.dx}
-		p.takeBack(rows, p.dattended, out)
-		p.addGradients(rows, a.attended, out)
-		p.attend.backward(p.pool, a, p.dattended, p.dquery, p.dkey, p.dvalue)
-		p.each(turnBack, l, a, nil)
-		query, key, value := product{&l.query, p.dquery}, product{&l.key, p.dkey}, product{&l.value, p.dvalue}
-		p.takeBack(rows, p.dnormed, query, key, value)
-		p.addGradients(rows, p.normed, query, key, value)
-		p.each(normAttentionGradient, l, a, nil)
+		out := product{&l.attentionOut, dx}
+		p.takeBack(rows, reached(p.dattended, query), out)
+		p.addGradients(rows, reached(a.attended, query), out)
+		p.attend.backward(p.pool, a, p.reach, p.dattended, p.dquery, p.dkey, p.dvalue)
+		p.eachFrom(p.reach, turnBack, l, a, nil)
+		inputs := []product{{&l.query, reached(p.dquery, query)}, {&l.key, reached(p.dkey, key)}, {&l.value, reached(p.dvalue, key)}}
+		p.takeBack(rows, dnormed, inputs...)
+		p.addGradients(rows, normed, inputs...)
+		p.eachFrom(p.reach, normAttentionGradient, l, a, nil)
 		p.addGains(&l.attentionNorm, rows, a.input, p.dnormed)
 	}
 	if n.embeddingGrad != nil {
@@ -158,22 +167,33 @@ type product struct {
 
 // multiply computes outputs of all tokens from x [T × in], or adds them to what is there.
 func (p *pass) multiply(x []float32, add bool, list ...product) {
-	p.multiplyRows(len(p.tokens), x, add, list...)
+	if p.reach > 0 && !p.base {
+		p.multiplyRows(p.reach, len(p.tokens), x, add, list...)
+		return
+	}
+	p.multiplyRows(0, len(p.tokens), x, add, list...)
 }
 
-func (p *pass) multiplyRows(rows int, x []float32, add bool, list ...product) {
+// multiplyRows is multiply of so many rows, those before from without an adapter's changes.
+func (p *pass) multiplyRows(from, rows int, x []float32, add bool, list ...product) {
 	for _, o := range list {
 		if c := o.l.change; c != nil && !p.base {
-			p.later(kernel.Gemm{Dst: c.u, Stride: c.rank, Rows: rows}, kernel.Term{A: rowMajor(x, o.l.in), B: &c.forwardA})
+			p.later(kernel.Gemm{Dst: c.u, Stride: c.rank, Rows: rows - from}, kernel.Term{A: rowMajor(x[from*o.l.in:], o.l.in), B: &c.forwardA})
 		}
 	}
 	p.run()
 	for _, o := range list {
-		g := kernel.Gemm{Dst: o.y, Stride: o.l.out, Rows: rows, Add: add}
-		if c := o.l.change; c != nil && !p.base {
-			p.later(g, kernel.Term{A: rowMajor(x, o.l.in), B: &o.l.forward}, kernel.Term{A: rowMajor(c.u, c.rank), B: &c.forwardB})
-		} else {
-			p.later(g, kernel.Term{A: rowMajor(x, o.l.in), B: &o.l.forward})
+		l, c := o.l, o.l.change
+		changed := from
+		if c == nil || p.base {
+			changed = rows
+		}
+		if changed > 0 {
+			p.later(kernel.Gemm{Dst: o.y, Stride: l.out, Rows: changed, Add: add}, kernel.Term{A: rowMajor(x, l.in), B: &l.forward})
+		}
+		if changed < rows {
+			p.later(kernel.Gemm{Dst: o.y[changed*l.out:], Stride: l.out, Rows: rows - changed, Add: add},
+				kernel.Term{A: rowMajor(x[changed*l.in:], l.in), B: &l.forward}, kernel.Term{A: rowMajor(c.u, c.rank), B: &c.forwardB})
 		}
 	}
 	p.run()
@@ -331,6 +351,7 @@ func (a *arena) take() {
 type rowsTask struct {
 	*pass
 	stage stage
+	first int // the first item's first token
 	l     *layer
 	a     *activations
 	next  []float32 // what the layer's output goes to
@@ -352,17 +373,21 @@ const (
 
 const itemRows = 16
 
-func (p *pass) each(s stage, l *layer, a *activations, next []float32) {
+func (p *pass) each(s stage, l *layer, a *activations, next []float32) { p.eachFrom(0, s, l, a, next) }
+
+// eachFrom runs a stage for the tokens from first on.
+func (p *pass) eachFrom(first int, s stage, l *layer, a *activations, next []float32) {
 	t := &p.task
-	t.stage, t.l, t.a, t.next = s, l, a, next
-	p.pool.Run((len(p.tokens)+itemRows-1)/itemRows, t)
+	t.stage, t.first, t.l, t.a, t.next = s, first, l, a, next
+	p.pool.Run((len(p.tokens)-first+itemRows-1)/itemRows, t)
 }
 
 // Do runs the stage for one item's rows.
 func (t *rowsTask) Do(_, i int) {
 	n, a := t.net, t.a
 	c, f, query, key := n.Hidden, n.FeedForward, n.Heads*n.HeadDim, n.KVHeads*n.HeadDim
-	from, to := i*itemRows, min((i+1)*itemRows, len(t.tokens))
+	from := t.first + i*itemRows
+	to := min(from+itemRows, len(t.tokens))
 	rows := func(x []float32, width int) []float32 { return x[from*width : to*width] }
 	switch t.stage {
 	case embed:

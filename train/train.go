@@ -366,20 +366,18 @@ func (s *Sample) finals() int { return max(s.Finals, 1) }
 
 // forwardFull goes forward with every token attending to all before it, those of final blocks before its own excepted.
 func (t *Trainer) forwardFull(s *Sample) {
-	if s.finals() == 1 {
+	before := s.Blocks[:len(s.Blocks)-s.finals()]
+	if len(before) == 0 || s.finals() == 1 && !t.net.finalOnly() {
 		t.whole = append(t.whole[:0], len(s.Tokens))
 		t.pass.forward(s.Tokens, t.whole, 1, t.rows)
 		return
 	}
 	t.whole = append(t.whole[:0], 0)
-	for i, n := range s.Blocks {
-		if i < len(s.Blocks)-s.Finals {
-			t.whole[0] += n
-		} else {
-			t.whole = append(t.whole, n)
-		}
+	for _, n := range before {
+		t.whole[0] += n
 	}
-	t.pass.forward(s.Tokens, t.whole, s.Finals, t.rows)
+	t.whole = append(t.whole, s.Blocks[len(before):]...)
+	t.pass.forward(s.Tokens, t.whole, s.finals(), t.rows)
 }
 
 // keepTeacher makes the logits of the pass the teacher's.

@@ -100,11 +100,17 @@ func TestGradients_EqualDifferences(t *testing.T) {
 		lora  bool
 		mode  Mode
 		keep  bool
-	}{{"tiny-tied.gguf", false, Block, false}, {"tiny-untied.gguf", false, Full, false}, {"tiny-tied.gguf", true, Block, false}, {"tiny-untied.gguf", true, Full, false}, {"tiny-tied.gguf", true, Block, true}} {
+		final bool
+	}{
+		{"tiny-tied.gguf", false, Block, false, false}, {"tiny-untied.gguf", false, Full, false, false}, {"tiny-tied.gguf", true, Block, false, false},
+		{"tiny-untied.gguf", true, Full, false, false}, {"tiny-tied.gguf", true, Block, true, false},
+		{"tiny-tied.gguf", true, Block, false, true}, {"tiny-untied.gguf", true, Full, false, true}, {"tiny-tied.gguf", true, Full, true, true},
+	} {
 		file := tiny(t, c.model)
 		var a *weights.Adapter
 		if c.lora {
 			a = tinyAdapter(t, file)
+			a.FinalOnly = c.final
 		}
 		tr := newTrainer(t, file, a, options(c.mode, 2))
 		s := Sample{Tokens: make([]int32, 24), Blocks: []int{3, 1, 9, 11}, Targets: []int{15, 22, 23}}
@@ -157,7 +163,7 @@ func TestGradients_EqualDifferences(t *testing.T) {
 				at, v := &p.values[i], p.values[i]
 				slope := (8*(loss(at, v+h)-loss(at, v-h)) - (loss(at, v+2*h) - loss(at, v-2*h))) / (12 * float64(h))
 				if got := float64(p.grads[i]); math.Abs(got-slope) > 1e-3*math.Abs(slope)+2e-5 {
-					t.Errorf("%s, LoRA %v, %s: %s[%d]: gradient %v, slope %v", c.model, c.lora, c.mode, param.name, i-param.from, got, slope)
+					t.Errorf("%s, LoRA %v, final only %v, %s: %s[%d]: gradient %v, slope %v", c.model, c.lora, c.final, c.mode, param.name, i-param.from, got, slope)
 				}
 			}
 		}
@@ -675,59 +681,71 @@ func TestForward_EqualsTheModel(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer file.Close()
-			a, err := NewAdapter(file, 1, 1, []string{"attn_q"}, 1) // B is zero
+			base, err := model.New(file)
 			if err != nil {
 				t.Fatal(err)
 			}
-			tr := newTrainer(t, file, a, options(Full, 2))
-			m, err := model.New(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			w := m.NewWorkspace(2)
-			defer w.Close()
-			n := 0
-			for _, size := range c.sizes {
-				n += size
-			}
-			rng := rand.New(rand.NewPCG(9, 9))
-			tokens := make([]int32, n)
-			for i := range tokens {
-				tokens[i] = int32(rng.IntN(m.Vocabulary))
-			}
-			last := c.sizes[len(c.sizes)-1]
-			rows := make([]int, last)
-			for i := range rows {
-				rows[i] = n - last + i
-			}
-			for _, blocks := range [][]int{{n}, c.sizes} {
-				tr.pass.forward(tokens, blocks, 1, rows)
-				want := make([]float32, 0, last*m.Vocabulary)
-				collect := func(_ int, l []float32) { want = append(want, l...) }
-				var batch []model.Sequence
-				var past []*model.KV
-				from := 0
-				for i, size := range blocks {
-					s := model.Sequence{Tokens: tokens[from : from+size], KV: m.NewKV(kv.F32, size)}
-					if from += size; i == len(blocks)-1 {
-						s.Past, s.LogitsFrom, s.Logits = past, size-last, collect
-					}
-					past = append(past, s.KV)
-					batch = append(batch, s)
-				}
-				if err := w.Forward(t.Context(), batch, nil); err != nil {
+			for _, final := range []bool{false, true} {
+				a, err := NewAdapter(file, 2, 1, Targets, 1)
+				if err != nil {
 					t.Fatal(err)
 				}
-				got := tr.pass.logits[:len(want)]
-				var squares, spread float64
-				for i := range want {
-					squares += math.Pow(float64(got[i]-want[i]), 2)
-					spread += math.Pow(float64(want[i]), 2)
+				a.FinalOnly = final
+				rng := rand.New(rand.NewPCG(9, 9))
+				for _, c := range a.Changes {
+					for i := range c.B {
+						c.B[i] = (rng.Float32() - 0.5) / 4
+					}
 				}
-				off := math.Sqrt(squares / spread)
-				t.Logf("%d blocks: logits are %.2g of their size apart", len(blocks), off)
-				if len(want) != last*m.Vocabulary || !(off <= c.bound) {
-					t.Errorf("%d blocks: %d logits, %.2g of their size apart, want %d and at most %.2g", len(blocks), len(want), off, last*m.Vocabulary, c.bound)
+				tr := newTrainer(t, file, a, options(Full, 2))
+				m, err := base.WithAdapter(a)
+				if err != nil {
+					t.Fatal(err)
+				}
+				w := m.NewWorkspace(2)
+				defer w.Close()
+				n := 0
+				for _, size := range c.sizes {
+					n += size
+				}
+				tokens := make([]int32, n)
+				for i := range tokens {
+					tokens[i] = int32(rng.IntN(m.Vocabulary))
+				}
+				last := c.sizes[len(c.sizes)-1]
+				rows := make([]int, last)
+				for i := range rows {
+					rows[i] = n - last + i
+				}
+				for _, blocks := range [][]int{{n}, c.sizes} {
+					tr.pass.forward(tokens, blocks, 1, rows)
+					want := make([]float32, 0, last*m.Vocabulary)
+					collect := func(_ int, l []float32) { want = append(want, l...) }
+					var batch []model.Sequence
+					var past []*model.KV
+					from := 0
+					for i, size := range blocks {
+						s := model.Sequence{Tokens: tokens[from : from+size], KV: m.NewKV(kv.F32, size), Before: i < len(blocks)-1}
+						if from += size; i == len(blocks)-1 {
+							s.Past, s.LogitsFrom, s.Logits = past, size-last, collect
+						}
+						past = append(past, s.KV)
+						batch = append(batch, s)
+					}
+					if err := w.Forward(t.Context(), batch, nil); err != nil {
+						t.Fatal(err)
+					}
+					got := tr.pass.logits[:len(want)]
+					var squares, spread float64
+					for i := range want {
+						squares += math.Pow(float64(got[i]-want[i]), 2)
+						spread += math.Pow(float64(want[i]), 2)
+					}
+					off := math.Sqrt(squares / spread)
+					t.Logf("%d blocks, final only %v: logits are %.2g of their size apart", len(blocks), final, off)
+					if len(want) != last*m.Vocabulary || !(off <= c.bound) {
+						t.Errorf("%d blocks, final only %v: %d logits, %.2g of their size apart, want %d and at most %.2g", len(blocks), final, len(want), off, last*m.Vocabulary, c.bound)
+					}
 				}
 			}
 		})

@@ -21,6 +21,7 @@ import (
 type Adapter struct {
 	Architecture string // of the model, as general.architecture has it
 	Alpha        float32
+	FinalOnly    bool // it acts on the tokens of a prompt's final block and of the answer; the blocks before are the model's own
 	Changes      []Change
 }
 
@@ -67,6 +68,9 @@ func (a *Adapter) Fingerprint() [32]byte {
 	}
 	text(a.Architecture)
 	values([]float32{a.Alpha})
+	if a.FinalOnly {
+		text(finalOnlyKey)
+	}
 	for i := range a.Changes {
 		c := &a.Changes[i]
 		text(c.Tensor)
@@ -84,6 +88,7 @@ const (
 	typeKey        = "general.type"
 	adapterTypeKey = "adapter.type"
 	alphaKey       = "adapter.lora.alpha"
+	finalOnlyKey   = "tessera.adapter.final_only" // ours; absent: false
 )
 
 // adapter reads f as an adapter of base.
@@ -109,7 +114,11 @@ func (f *File) adapter(base *File) (_ *Adapter, err error) {
 	if !ok {
 		return nil, f.Errorf(metadataField(alphaKey), "is missing, expected a number")
 	}
-	b := adapterBuilder{path: f.path, base: base, Adapter: Adapter{Architecture: f.Architecture(), Alpha: float32(alpha)}}
+	final, _ := f.Bool(finalOnlyKey)
+	if err := f.Err(); err != nil {
+		return nil, err
+	}
+	b := adapterBuilder{path: f.path, base: base, Adapter: Adapter{Architecture: f.Architecture(), Alpha: float32(alpha), FinalOnly: final}}
 	for _, t := range f.tensors {
 		name, isA := strings.CutSuffix(t.Name, ".lora_a")
 		if !isA {
@@ -138,6 +147,9 @@ func (a *Adapter) WriteGGUF(path string, t kernel.Type) (err error) {
 	m.Set(typeKey, "adapter")
 	m.Set(adapterTypeKey, "lora")
 	m.Set(alphaKey, a.Alpha)
+	if a.FinalOnly {
+		m.Set(finalOnlyKey, true)
+	}
 	var tensors []Tensor
 	var values [][]float32
 	for _, c := range a.Changes {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/tessera-llm/tessera/internal/kernel"
@@ -23,6 +24,11 @@ func TestMerge_AddsTheProduct_AndKeepsTheRest(t *testing.T) {
 		}
 		if told != 100 {
 			t.Errorf("told of %d %%", told)
+		}
+		final := *a
+		final.FinalOnly = true
+		if err := b.Merge(t.Context(), path, &final, c.kind, func(int, int) {}); err == nil || !strings.HasPrefix(err.Error(), "the adapter acts on final blocks alone") {
+			t.Errorf("an adapter for final blocks: %v", err) // and what was at path is still there
 		}
 		m := openFile(t, path)
 		for _, was := range b.Tensors() {

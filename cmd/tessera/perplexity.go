@@ -94,7 +94,7 @@ func answerPerplexity(ctx context.Context, b *bare, path string, progress func(d
 		if err != nil {
 			return p, fmt.Errorf("%s: %w", path, err)
 		}
-		list = append(list, eval.Answered{Tokens: s.Tokens, From: s.Targets[0]})
+		list = append(list, eval.Answered{Tokens: s.Tokens, Final: len(s.Tokens) - s.Blocks[len(s.Blocks)-1], From: s.Targets[0]})
 	}
 	if len(list) == 0 {
 		return p, fmt.Errorf("%s: no instructions", path)
