@@ -24,7 +24,7 @@ type attend struct {
 
 	dattended, dquery, dkey, dvalue []float32
 	tokens                          int
-	reach                           int // the first token whose gradients are wanted
+	reach                           int // the first token with queries, and whose gradients are wanted
 }
 
 // A chunk is queries from … to-1, which see keys first … to-1, each up to its own, but none of hidden … own-1: final blocks before its own.
@@ -54,9 +54,9 @@ type attendScratch struct {
 	queries, outputs             kernel.Packed
 }
 
-// plan cuts blocks, the lengths of all of them, the last so many being final blocks.
-func (a *attend) plan(blocks []int, finals, workers int) {
-	a.chunks = a.chunks[:0]
+// plan cuts blocks, the lengths of all of them, the last so many being final blocks. Tokens before reach, where one begins, have keys and values only.
+func (a *attend) plan(blocks []int, finals, reach, workers int) {
+	a.chunks, a.reach = a.chunks[:0], reach
 	start, part, hidden := 0, 0, 0
 	for i, n := range blocks {
 		first := start
@@ -67,7 +67,7 @@ func (a *attend) plan(blocks []int, finals, workers int) {
 		if i >= len(blocks)-finals {
 			first, own = 0, start
 		}
-		for from := start; from < start+n; from += queryChunk {
+		for from := max(start, reach); from < start+n; from += queryChunk {
 			to := min(from+queryChunk, start+n)
 			a.chunks = append(a.chunks, chunk{first, from, to, hidden, own, part})
 			part += (to - first) * 2 * a.dim * a.heads
@@ -96,18 +96,11 @@ func (a *attend) forward(pool *kernel.Pool, l *activations) {
 	pool.Run(len(a.chunks)*a.heads, (*attendForward)(a))
 }
 
-// backward writes the gradients of queries, keys and values, those of turned ones, from that of attended, for the tokens from reach on, where
-// a block begins.
-func (a *attend) backward(pool *kernel.Pool, l *activations, reach int, dattended, dquery, dkey, dvalue []float32) {
-	a.layer, a.reach, a.dattended, a.dquery, a.dkey, a.dvalue = l, reach, dattended, dquery, dkey, dvalue
-	reached := len(a.chunks)
-	for i := range a.chunks {
-		if a.chunks[i].to <= reach {
-			reached--
-		}
-	}
-	pool.Run(reached*a.heads, (*attendBackward)(a))
-	pool.Run((a.tokens-reach+sumRows-1)/sumRows, (*attendSum)(a))
+// backward writes the gradients of queries, keys and values, those of turned ones, from that of attended, for the tokens from reach on.
+func (a *attend) backward(pool *kernel.Pool, l *activations, dattended, dquery, dkey, dvalue []float32) {
+	a.layer, a.dattended, a.dquery, a.dkey, a.dvalue = l, dattended, dquery, dkey, dvalue
+	pool.Run(len(a.chunks)*a.heads, (*attendBackward)(a))
+	pool.Run((a.tokens-a.reach+sumRows-1)/sumRows, (*attendSum)(a))
 }
 
 // item is the chunk and the KV head of an item: chunks with most keys come first, so that no worker begins one last.

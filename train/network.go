@@ -28,6 +28,7 @@ type network struct {
 	embeddingValue, embeddingGrad []float32
 
 	adapter *weights.Adapter // as it was given; nil: the base is trained
+	base    *model.Model     // the model without it, for inference
 	scaled  []float32        // scratch memory of repack
 }
 
@@ -104,7 +105,7 @@ func newNetwork(file *weights.File, adapter *weights.Adapter, pool *kernel.Pool)
 	for i := range back.Freqs {
 		back.Freqs[i] = -back.Freqs[i]
 	}
-	n := &network{Config: m.Config, turn: attention.NewTable(rope), turnBack: attention.NewTable(back), layers: make([]layer, m.Layers), adapter: adapter}
+	n := &network{Config: m.Config, turn: attention.NewTable(rope), turnBack: attention.NewTable(back), layers: make([]layer, m.Layers), adapter: adapter, base: m}
 	r := &loader{network: n, file: file, pool: pool}
 	r.allocate()
 	r.load()
@@ -265,9 +266,6 @@ func (n *network) times(x []float32, scale float32) []float32 {
 	}
 	return n.scaled[:len(x)]
 }
-
-// finalOnly says that what is trained acts on final blocks alone.
-func (n *network) finalOnly() bool { return n.adapter != nil && n.adapter.FinalOnly }
 
 // embed writes the embedding of a token to dst.
 func (n *network) embed(dst []float32, token int32) {

@@ -19,10 +19,11 @@ type pass struct {
 	sum, divergence float64 // of the rows' losses, and of their divergences from the teacher
 
 	tokens []int32
-	places []int // of the tokens in the prompt: every final block begins where the independent ones end
-	base   bool  // forward goes without changes
-	rows   []int // whose logits are computed, each once; those with a gradient first
-	reach  int   // the first token that an adapter changes the computation of; no gradient is wanted of those before
+	places []int         // of the tokens in the prompt: every final block begins where the independent ones end
+	base   bool          // forward goes without changes
+	rows   []int         // whose logits are computed, each once; those with a gradient first
+	frozen *frozenBlocks // nil: what is trained acts on all tokens
+	reach  int           // the first token that it acts on; those before are frozen blocks'
 
 	limit          int64 // bytes of activations; 0: none
 	room, rowsRoom int   // tokens and rows that there is memory for
@@ -56,21 +57,28 @@ func newPass(n *network, pool *kernel.Pool) *pass {
 	p := &pass{net: n, pool: pool, layers: make([]activations, n.Layers)}
 	p.attend.heads, p.attend.group, p.attend.dim = n.KVHeads, n.Heads/n.KVHeads, n.HeadDim
 	p.task.pass = p
+	if n.adapter != nil && n.adapter.FinalOnly {
+		p.frozen = newFrozenBlocks(n.base, pool.Threads())
+	}
 	return p
 }
 
 // forward computes the logits of rows of a prompt. blocks are the lengths of its blocks, the last so many final ones; rows with a
 // gradient come first.
-func (p *pass) forward(tokens []int32, blocks []int, finals int, rows []int) {
+func (p *pass) forward(tokens []int32, blocks []int, finals int, rows []int) error {
 	n := p.net
 	p.tokens, p.rows, p.reach = tokens, rows, 0
-	if n.finalOnly() {
-		for _, length := range blocks[:len(blocks)-finals] {
+	if p.frozen != nil {
+		before := blocks[:len(blocks)-finals]
+		for _, length := range before {
 			p.reach += length
+		}
+		if err := p.frozen.compute(tokens[:p.reach], before); err != nil {
+			return err
 		}
 	}
 	p.reserve()
-	p.attend.plan(blocks, finals, p.pool.Threads())
+	p.attend.plan(blocks, finals, p.reach, p.pool.Threads())
 	p.places = p.places[:0]
 	start := 0
 	for i, length := range blocks {
@@ -92,7 +100,8 @@ func (p *pass) forward(tokens []int32, blocks []int, finals int, rows []int) {
 		copy(p.last[i*c:][:c], p.output[row*c:][:c])
 	}
 	kernel.RMSNorm(p.normedRows[:len(rows)*c], p.last[:len(rows)*c], n.norm.value, n.NormEpsilon)
-	p.multiplyRows(0, len(rows), p.normedRows, false, product{&n.output, p.logits})
+	p.multiplyRows(len(rows), p.normedRows, false, product{&n.output, p.logits})
+	return nil
 }
 
 // forwardLayer fills a layer's activations from its input, and writes what it makes of that to the next layer's.
@@ -101,6 +110,9 @@ func (p *pass) forwardLayer(i int) {
 	next := p.output
 	if i+1 < len(p.layers) {
 		next = p.layers[i+1].input
+	}
+	if p.reach > 0 {
+		p.frozen.place(p.pool, i, a)
 	}
 	p.each(normAttention, l, a, nil)
 	p.multiply(p.normed, false, product{&l.query, a.query}, product{&l.key, a.key}, product{&l.value, a.value})
@@ -135,23 +147,23 @@ func (p *pass) backward(wanted int) {
 		}
 		down := product{&l.down, dx}
 		p.takeBack(rows, hidden, down)
-		p.eachFrom(p.reach, swiGLUGradient, l, a, nil)
+		p.each(swiGLUGradient, l, a, nil)
 		p.addGradients(rows, hidden, down)
 		gate, up := product{&l.gate, reached(a.gate, n.FeedForward)}, product{&l.up, reached(a.up, n.FeedForward)}
 		p.takeBack(rows, dnormed, gate, up)
 		p.addGradients(rows, normed, gate, up)
-		p.eachFrom(p.reach, normFeedForwardGradient, l, a, nil)
+		p.each(normFeedForwardGradient, l, a, nil)
 		p.addGains(&l.feedForwardNorm, rows, a.middle, p.dnormed)
 
 		out := product{&l.attentionOut, dx}
 		p.takeBack(rows, reached(p.dattended, query), out)
 		p.addGradients(rows, reached(a.attended, query), out)
-		p.attend.backward(p.pool, a, p.reach, p.dattended, p.dquery, p.dkey, p.dvalue)
-		p.eachFrom(p.reach, turnBack, l, a, nil)
+		p.attend.backward(p.pool, a, p.dattended, p.dquery, p.dkey, p.dvalue)
+		p.each(turnBack, l, a, nil)
 		inputs := []product{{&l.query, reached(p.dquery, query)}, {&l.key, reached(p.dkey, key)}, {&l.value, reached(p.dvalue, key)}}
 		p.takeBack(rows, dnormed, inputs...)
 		p.addGradients(rows, normed, inputs...)
-		p.eachFrom(p.reach, normAttentionGradient, l, a, nil)
+		p.each(normAttentionGradient, l, a, nil)
 		p.addGains(&l.attentionNorm, rows, a.input, p.dnormed)
 	}
 	if n.embeddingGrad != nil {
@@ -165,36 +177,31 @@ type product struct {
 	y []float32
 }
 
-// multiply computes outputs of all tokens from x [T × in], or adds them to what is there.
+// multiply computes outputs of the tokens from reach on from x [T × in], or adds them to what is there.
 func (p *pass) multiply(x []float32, add bool, list ...product) {
-	if p.reach > 0 && !p.base {
-		p.multiplyRows(p.reach, len(p.tokens), x, add, list...)
-		return
+	for i, o := range list {
+		list[i].y = o.y[p.reach*o.l.out:]
 	}
-	p.multiplyRows(0, len(p.tokens), x, add, list...)
+	p.multiplyRows(len(p.tokens)-p.reach, x[p.reach*list[0].l.in:], add, list...)
 }
 
-// multiplyRows is multiply of so many rows, those before from without an adapter's changes.
-func (p *pass) multiplyRows(from, rows int, x []float32, add bool, list ...product) {
+// multiplyRows computes outputs of the first rows of x [rows × in], or adds them to what is there.
+func (p *pass) multiplyRows(rows int, x []float32, add bool, list ...product) {
 	for _, o := range list {
 		if c := o.l.change; c != nil && !p.base {
-			p.later(kernel.Gemm{Dst: c.u, Stride: c.rank, Rows: rows - from}, kernel.Term{A: rowMajor(x[from*o.l.in:], o.l.in), B: &c.forwardA})
+			p.later(kernel.Gemm{Dst: c.u, Stride: c.rank, Rows: rows}, kernel.Term{A: rowMajor(x, o.l.in), B: &c.forwardA})
 		}
 	}
 	p.run()
 	for _, o := range list {
 		l, c := o.l, o.l.change
-		changed := from
-		if c == nil || p.base {
-			changed = rows
+		terms := [2]kernel.Term{{A: rowMajor(x, l.in), B: &l.forward}}
+		n := 1
+		if c != nil && !p.base {
+			terms[1] = kernel.Term{A: rowMajor(c.u, c.rank), B: &c.forwardB}
+			n = 2
 		}
-		if changed > 0 {
-			p.later(kernel.Gemm{Dst: o.y, Stride: l.out, Rows: changed, Add: add}, kernel.Term{A: rowMajor(x, l.in), B: &l.forward})
-		}
-		if changed < rows {
-			p.later(kernel.Gemm{Dst: o.y[changed*l.out:], Stride: l.out, Rows: rows - changed, Add: add},
-				kernel.Term{A: rowMajor(x[changed*l.in:], l.in), B: &l.forward}, kernel.Term{A: rowMajor(c.u, c.rank), B: &c.forwardB})
-		}
+		p.later(kernel.Gemm{Dst: o.y, Stride: l.out, Rows: rows, Add: add}, terms[:n]...)
 	}
 	p.run()
 }
@@ -351,7 +358,6 @@ func (a *arena) take() {
 type rowsTask struct {
 	*pass
 	stage stage
-	first int // the first item's first token
 	l     *layer
 	a     *activations
 	next  []float32 // what the layer's output goes to
@@ -373,20 +379,18 @@ const (
 
 const itemRows = 16
 
-func (p *pass) each(s stage, l *layer, a *activations, next []float32) { p.eachFrom(0, s, l, a, next) }
-
-// eachFrom runs a stage for the tokens from first on.
-func (p *pass) eachFrom(first int, s stage, l *layer, a *activations, next []float32) {
+// each runs a stage for the tokens from reach on.
+func (p *pass) each(s stage, l *layer, a *activations, next []float32) {
 	t := &p.task
-	t.stage, t.first, t.l, t.a, t.next = s, first, l, a, next
-	p.pool.Run((len(p.tokens)-first+itemRows-1)/itemRows, t)
+	t.stage, t.l, t.a, t.next = s, l, a, next
+	p.pool.Run((len(p.tokens)-p.reach+itemRows-1)/itemRows, t)
 }
 
 // Do runs the stage for one item's rows.
 func (t *rowsTask) Do(_, i int) {
 	n, a := t.net, t.a
 	c, f, query, key := n.Hidden, n.FeedForward, n.Heads*n.HeadDim, n.KVHeads*n.HeadDim
-	from := t.first + i*itemRows
+	from := t.reach + i*itemRows
 	to := min(from+itemRows, len(t.tokens))
 	rows := func(x []float32, width int) []float32 { return x[from*width : to*width] }
 	switch t.stage {

@@ -86,7 +86,7 @@ type Sample struct {
 	Keep    bool  // the model is to say here what it says without the adapter; there are no Targets
 }
 
-// New makes a Trainer for the model in file, which need not stay open. With an adapter the base is frozen and the adapter's matrices are
+// New makes a Trainer for the model in file, which stays open until Close. With an adapter the base is frozen and the adapter's matrices are
 // trained, from their present values; without one the base is.
 func New(file *weights.File, adapter *weights.Adapter, o Options) (*Trainer, error) {
 	if err := o.check(); err != nil {
@@ -112,7 +112,12 @@ func New(file *weights.File, adapter *weights.Adapter, o Options) (*Trainer, err
 func (t *Trainer) LimitMemory(bytes int64) { t.pass.limit = bytes }
 
 // Close ends the workers.
-func (t *Trainer) Close() { t.pool.Close() }
+func (t *Trainer) Close() {
+	if t.pass.frozen != nil {
+		t.pass.frozen.workspace.Close()
+	}
+	t.pool.Close()
+}
 
 func (o *Options) check() error {
 	for _, wrong := range []struct {
@@ -290,7 +295,9 @@ func (t *Trainer) learn(s *Sample, i int, weight float64, sum *Step) error {
 		return err
 	}
 	if s.Keep {
-		t.keep(s, weight*t.Keep)
+		if err := t.keep(s, weight*t.Keep); err != nil {
+			return err
+		}
 		sum.Kept.add(t.pass.divergence / float64(len(t.rows)))
 		t.pass.backward(len(t.rows))
 		sum.Tokens += len(s.Tokens)
@@ -314,7 +321,9 @@ func (t *Trainer) learn(s *Sample, i int, weight float64, sum *Step) error {
 	t.wanted(s, distill > 0)
 	t.pass.objective.teacher = nil
 	if mode != Block || distill > 0 {
-		t.forwardFull(s)
+		if err := t.forwardFull(s); err != nil {
+			return err
+		}
 		if distill > 0 {
 			t.keepTeacher()
 		}
@@ -325,7 +334,9 @@ func (t *Trainer) learn(s *Sample, i int, weight float64, sum *Step) error {
 		sum.Tokens += len(s.Tokens)
 	}
 	if mode != Full {
-		t.pass.forward(s.Tokens, s.Blocks, s.finals(), t.rows)
+		if err := t.pass.forward(s.Tokens, s.Blocks, s.finals(), t.rows); err != nil {
+			return err
+		}
 		if distill > 0 {
 			t.pass.objective.teacher, t.pass.objective.distill = t.teacher, float32(distill/float64(len(t.rows)))
 		}
@@ -350,34 +361,39 @@ func (o *Options) blockShare() float64 {
 }
 
 // keep goes forward in full mode, after the base did, and has the loss from what it said.
-func (t *Trainer) keep(s *Sample, weight float64) {
+func (t *Trainer) keep(s *Sample, weight float64) error {
 	t.wanted(s, true)
 	t.pass.base = true
-	t.forwardFull(s)
+	err := t.forwardFull(s)
 	t.pass.base = false
+	if err != nil {
+		return err
+	}
 	t.keepTeacher()
-	t.forwardFull(s)
+	if err := t.forwardFull(s); err != nil {
+		return err
+	}
 	t.pass.objective.teacher, t.pass.objective.distill = t.teacher, float32(weight/float64(len(t.rows)))
 	t.loss(s, 0)
+	return nil
 }
 
 // finals is how many final blocks there are.
 func (s *Sample) finals() int { return max(s.Finals, 1) }
 
 // forwardFull goes forward with every token attending to all before it, those of final blocks before its own excepted.
-func (t *Trainer) forwardFull(s *Sample) {
+func (t *Trainer) forwardFull(s *Sample) error {
 	before := s.Blocks[:len(s.Blocks)-s.finals()]
-	if len(before) == 0 || s.finals() == 1 && !t.net.finalOnly() {
+	if len(before) == 0 || s.finals() == 1 && t.pass.frozen == nil {
 		t.whole = append(t.whole[:0], len(s.Tokens))
-		t.pass.forward(s.Tokens, t.whole, 1, t.rows)
-		return
+		return t.pass.forward(s.Tokens, t.whole, 1, t.rows)
 	}
 	t.whole = append(t.whole[:0], 0)
 	for _, n := range before {
 		t.whole[0] += n
 	}
 	t.whole = append(t.whole, s.Blocks[len(before):]...)
-	t.pass.forward(s.Tokens, t.whole, s.finals(), t.rows)
+	return t.pass.forward(s.Tokens, t.whole, s.finals(), t.rows)
 }
 
 // keepTeacher makes the logits of the pass the teacher's.
@@ -390,7 +406,9 @@ func (t *Trainer) Kept(s *Sample) (float64, error) {
 	if err := t.check(s); err != nil {
 		return 0, err
 	}
-	t.keep(s, 0)
+	if err := t.keep(s, 0); err != nil {
+		return 0, err
+	}
 	return t.pass.divergence / float64(len(t.rows)), nil
 }
 
@@ -444,10 +462,14 @@ func (t *Trainer) Loss(s *Sample, mode Mode) (float64, error) {
 	}
 	t.wanted(s, false)
 	t.pass.objective.teacher = nil
+	var err error
 	if mode == Block {
-		t.pass.forward(s.Tokens, s.Blocks, s.finals(), t.rows)
+		err = t.pass.forward(s.Tokens, s.Blocks, s.finals(), t.rows)
 	} else {
-		t.forwardFull(s)
+		err = t.forwardFull(s)
+	}
+	if err != nil {
+		return 0, err
 	}
 	return t.loss(s, 0), nil
 }

@@ -718,7 +718,9 @@ func TestForward_EqualsTheModel(t *testing.T) {
 					rows[i] = n - last + i
 				}
 				for _, blocks := range [][]int{{n}, c.sizes} {
-					tr.pass.forward(tokens, blocks, 1, rows)
+					if err := tr.pass.forward(tokens, blocks, 1, rows); err != nil {
+						t.Fatal(err)
+					}
 					want := make([]float32, 0, last*m.Vocabulary)
 					collect := func(_ int, l []float32) { want = append(want, l...) }
 					var batch []model.Sequence

@@ -132,7 +132,8 @@ func (v *vectors) trainer(t *testing.T, model string, lora bool) *Trainer {
 }
 
 // see takes a sample forward, with logits of the last row too.
-func (tr *Trainer) see(s *Sample, mode Mode) {
+func (tr *Trainer) see(t *testing.T, s *Sample, mode Mode) {
+	t.Helper()
 	tr.wanted(s, false)
 	tr.rows, tr.targets = append(tr.rows, len(s.Tokens)-1), append(tr.targets, noTarget)
 	blocks := s.Blocks
@@ -140,7 +141,9 @@ func (tr *Trainer) see(s *Sample, mode Mode) {
 		blocks = []int{len(s.Tokens)}
 	}
 	tr.pass.objective.teacher = nil
-	tr.pass.forward(s.Tokens, blocks, 1, tr.rows)
+	if err := tr.pass.forward(s.Tokens, blocks, 1, tr.rows); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // lastLogits are those of the last row of see.
@@ -157,7 +160,7 @@ func TestVectors_LossLogitsGradients_OfTheBase(t *testing.T) {
 			what := name + "/" + c.Sample
 			s, mode := v.sample(v.index(c.Sample))
 			tr.optimizer.clear()
-			tr.see(s, mode)
+			tr.see(t, s, mode)
 			compareAll(t, what+" logits", tr.lastLogits(), c.LastLogits)
 			compare(t, what+" loss", tr.loss(s, 1), c.Loss)
 			tr.pass.backward(len(s.Targets))
@@ -175,7 +178,7 @@ func TestVectors_LossLogitsGradients_OfAnAdapter(t *testing.T) {
 			what := name + "/" + c.Sample + " with LoRA"
 			s, mode := v.sample(v.index(c.Sample))
 			tr.optimizer.clear()
-			tr.see(s, mode)
+			tr.see(t, s, mode)
 			compareAll(t, what+" logits", tr.lastLogits(), c.LoRA.LastLogits)
 			compare(t, what+" loss", tr.loss(s, 1), c.LoRA.Loss)
 			tr.pass.backward(len(s.Targets))
@@ -193,9 +196,9 @@ func TestVectors_Distillation(t *testing.T) {
 		for _, c := range m.Cases {
 			what := name + "/" + c.Sample + " distilled"
 			s, mode := v.sample(v.index(c.Sample))
-			teacher.see(s, Full)
+			teacher.see(t, s, Full)
 			student.optimizer.clear()
-			student.see(s, mode)
+			student.see(t, s, mode)
 			n := len(s.Targets)
 			student.pass.rows = student.pass.rows[:n]
 			o := &student.pass.objective
@@ -224,7 +227,7 @@ func TestVectors_TenSteps(t *testing.T) {
 			for step, i := range v.Optimizer.Order {
 				s, mode := v.sample(i)
 				tr.optimizer.clear()
-				tr.see(s, mode)
+				tr.see(t, s, mode)
 				compare(t, fmt.Sprintf("%s step %d", what, step), tr.loss(s, 1), c.want.Losses[step])
 				tr.pass.backward(len(s.Targets))
 				tr.optimizer.update(step+1, v.Optimizer.LR, v.Optimizer.WeightDecay, 1)
