@@ -33,6 +33,7 @@ type Segment struct {
 	VOffset    int // values from a head's K to its V
 
 	Offset int // Δ: global position of the segment's first token
+	First  int // the first token that is seen, of those
 }
 
 // Shape is what all segments and queries of a call have in common.
@@ -208,7 +209,7 @@ func (a *Attend) attend(it *item, s *scratch, state []float32) {
 	}
 	for i := range q.Segments {
 		seg := &q.Segments[i]
-		lo, hi := max(from-seg.Offset, 0), min(to-seg.Offset, seg.Len)
+		lo, hi := max(from-seg.Offset, seg.First), min(to-seg.Offset, seg.Len)
 		hi = min(hi, q.Position+it.row+it.rows-seg.Offset) // beyond it no row of the item sees
 		if lo >= hi {
 			continue

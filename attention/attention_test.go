@@ -163,7 +163,7 @@ func (p *prompt) reference(segments []Segment) (out, size []float64) {
 	var positions []int
 	keys, values := make([][][]float64, p.shape.KVHeads), make([][][]float64, p.shape.KVHeads)
 	for _, s := range segments {
-		for j := range s.Len {
+		for j := s.First; j < s.Len; j++ {
 			positions = append(positions, s.Offset+j)
 			for g := range p.shape.KVHeads {
 				k, v := make([]float64, d), make([]float64, d)
@@ -270,6 +270,37 @@ func lengths(rng *rand.Rand, n int) []int {
 		all[i] = 1 + rng.IntN(300)
 	}
 	return all
+}
+
+// Tokens that are hidden have no say: as if the keys of their blocks began behind them.
+func TestAttend_HiddenTokens_HaveNoSay(t *testing.T) {
+	rng := rand.New(rand.NewPCG(11, 0))
+	pool := kernel.NewPool(2)
+	defer pool.Close()
+	for _, c := range []struct {
+		shape Shape
+		lens  []int
+		first []int
+	}{
+		{Shape{4, 2, 16}, []int{5, 1, 40, 9}, []int{0, 1, 1, 0}}, // nothing of a block is left
+		{Shape{9, 3, 64}, []int{30, 129, 128, 300, 21}, []int{0, 1, 4, 64, 0}},
+		{Shape{2, 1, 16}, []int{1023, 3, 1100, 7}, []int{0, 2, 3, 0}}, // hidden at a span's end
+	} {
+		for _, format := range formats(c.shape) {
+			p := newPrompt(rng, c.shape, Plain(c.shape.Dim, 10000), c.lens, c.lens[len(c.lens)-1])
+			segments := p.segments(format)
+			all := p.attended(pool, segments, p.tokens())
+			for i := range segments {
+				segments[i].First = c.first[i]
+			}
+			got := p.attended(pool, segments, p.tokens())
+			want, size := p.reference(segments)
+			compare(t, fmt.Sprintf("%+v, blocks %v, hidden %v, %s", c.shape, c.lens, c.first, format), got, want, size, closeness(c.shape))
+			if _, same := sameBits(got, all); same {
+				t.Errorf("blocks %v: hiding %v changes nothing, so this test shows nothing", c.lens, c.first)
+			}
+		}
+	}
 }
 
 func TestAttend_ManyBlocks_EqualsOneSoftmax(t *testing.T) {

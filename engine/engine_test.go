@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tessera-llm/tessera/kv"
+	"github.com/tessera-llm/tessera/weights"
 )
 
 const (
@@ -138,6 +139,42 @@ func TestGenerate_AfterRestart_BlocksComeFromDisk(t *testing.T) {
 		mustEqual(t, string(attention)+": from memory", warm, cold)
 		mustEqual(t, string(attention)+": from disk", restarted, cold)
 		mustEqual(t, string(attention)+": from a mapped file in memory", second.ask(t, q), cold)
+	}
+}
+
+// An adapter for final blocks uses the blocks that the model without it stored. Sinks that it hides are hidden from computed, remembered and
+// stored blocks alike, and a later turn behind them is a block of the adapter's.
+func TestGenerate_AdapterForFinalBlocks_UsesTheModelsBlocks(t *testing.T) {
+	dir := storeDir(t)
+	q := question(system, alps, baikal, "turn: so? It does. ", where)
+	q.Blocks[3].Dependent = true
+	base := start(t, setting{dir: dir})
+	plain := base.ask(t, q)
+	base.close()
+	var before outcome
+	for hide := range 3 {
+		a := &weights.Adapter{Architecture: "llama", Alpha: 1, FinalOnly: true, HiddenSinks: hide,
+			Changes: []weights.Change{{Tensor: "blk.0.attn_v.weight", In: 64, Out: 32, Rank: 1, A: make([]float32, 64), B: make([]float32, 32)}}}
+		set := setting{dir: dir, adapter: a}
+		e := start(t, set)
+		first, again := e.ask(t, q), e.ask(t, q)
+		e.close()
+		e = start(t, set)
+		restarted := e.ask(t, q)
+		e.close()
+		name := fmt.Sprintf("%d hidden", hide)
+		mustCome(t, name, first.rec, "disk disk disk computed computed")
+		mustCome(t, name, restarted.rec, "disk disk disk disk computed")
+		mustEqual(t, name+": remembered", again, first)
+		mustEqual(t, name+": from disk", restarted, first)
+		set.dir = storeDir(t)
+		mustEqual(t, name+": computed", start(t, set).ask(t, q), first)
+		if hide == 0 {
+			mustEqual(t, "an adapter that changes nothing", first, plain)
+		} else if slices.Equal(first.logits, before.logits) {
+			t.Errorf("%s: the logits of one less, so this test shows nothing", name)
+		}
+		before = first
 	}
 }
 

@@ -59,6 +59,7 @@ type setting struct {
 	ramBytes int64
 	threads  int    // 0: 2
 	file     string // a tiny model's name, or a path; "": tiny-tied.gguf
+	adapter  *weights.Adapter
 }
 
 // start makes an engine as a new process would; the test ends it where close did not.
@@ -84,6 +85,13 @@ func start(t testing.TB, s setting) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	o := Options{Fingerprint: [32]byte{1}, Source: s.file, KV: s.kv, Threads: s.threads}
+	if s.adapter != nil {
+		if m, err = m.WithAdapter(s.adapter); err != nil {
+			t.Fatal(err)
+		}
+		o.Adapter = s.adapter.Fingerprint()
+	}
 	vocab, err := file.Vocab()
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +105,7 @@ func start(t testing.TB, s setting) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Engine = New(m, tok, store, Options{Fingerprint: [32]byte{1}, Source: s.file, KV: s.kv, Threads: s.threads})
+	r.Engine = New(m, tok, store, o)
 	r.end = func() {
 		r.Engine.Close()
 		if err := store.Close(); err != nil {

@@ -46,6 +46,7 @@ func (p *prefilled) release() {
 type planned struct {
 	id     kv.ID
 	index  int       // its first place
+	alone  bool      // it is independent
 	kv     *model.KV // nil until found or computed
 	source kv.Source
 	broken error // what its file was found to be as its layers were read: it is to be computed
@@ -148,11 +149,11 @@ func (e *Engine) plan(r *Request) (blocks []*planned, places []int, ids []kv.ID)
 	for i := range r.Blocks {
 		in := e.inputs
 		in.Salt, in.Tokens = r.Salt, r.Blocks[i].Tokens
-		if i < len(r.Blocks)-1 && e.model.FinalOnly() {
-			in.Adapter = [32]byte{} // the block is the model's own
-		}
-		if dependent(r, i) {
+		alone := !dependent(r, i)
+		if !alone {
 			in.Parent = kv.Parent(ids)
+		} else if i < len(r.Blocks)-1 && e.model.FinalOnly() {
+			in.Adapter = [32]byte{} // the block is the model's own
 		}
 		id := in.ID()
 		ids = append(ids, id)
@@ -162,7 +163,7 @@ func (e *Engine) plan(r *Request) (blocks []*planned, places []int, ids []kv.ID)
 		at, ok := known[id]
 		if !ok {
 			at = len(blocks)
-			known[id], blocks = at, append(blocks, &planned{id: id, index: i})
+			known[id], blocks = at, append(blocks, &planned{id: id, index: i, alone: alone})
 		}
 		places = append(places, at)
 	}
@@ -282,7 +283,7 @@ func (e *Engine) get(b *planned, r *Request) (*kv.Lease, error) {
 // hold makes the leased bytes the block's keys and values for as long as the request lasts.
 func (b *planned) hold(lease *kv.Lease, p *prefilled) {
 	p.leases = append(p.leases, lease)
-	b.kv = &model.KV{Shape: lease.Shape(), Payload: lease.Payload(), Len: lease.Shape().Tokens}
+	b.kv = &model.KV{Shape: lease.Shape(), Payload: lease.Payload(), Len: lease.Shape().Tokens, Alone: b.alone}
 	if !lease.Whole() {
 		b.kv.Layers = &reading{Lease: lease, block: b}
 	}
@@ -321,6 +322,7 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 	}
 	for _, b := range claimed {
 		empty := e.model.NewKV(e.inputs.Type, len(r.Blocks[b.index].Tokens))
+		empty.Alone = b.alone
 		if add(b.index, empty) {
 			b.kv, b.source = empty, kv.Computed
 			computed = append(computed, b)

@@ -313,6 +313,7 @@ func (r *Runner) prefill(ctx context.Context, s Setting, batch []*asked, progres
 				then = append(then, seq)
 				a.computed += len(b.Tokens)
 			}
+			block.Alone = a.ids[i] != (kv.ID{})
 			a.past, a.final = append(a.past, block), block
 		}
 		a.past = a.past[:len(a.past)-1]

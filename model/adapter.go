@@ -17,7 +17,7 @@ type lowRank struct {
 // change is an error.
 func (m *Model) WithAdapter(a *weights.Adapter) (*Model, error) {
 	adapted := *m
-	adapted.finalOnly = a.FinalOnly
+	adapted.finalOnly, adapted.hiddenSinks = a.FinalOnly, a.HiddenSinks
 	adapted.layers = append([]layer(nil), m.layers...)
 	places := map[string]*linear{}
 	for i := range adapted.layers {
@@ -78,7 +78,7 @@ func newLowRank(c *weights.Change, scale float32, t kernel.Type) (*lowRank, erro
 	return low, nil
 }
 
-// FinalOnly says that the model has an adapter which acts on final blocks alone: all blocks before are those of the model without it.
+// FinalOnly says that the model has an adapter which acts on final blocks alone: independent blocks are those of the model without it.
 func (m *Model) FinalOnly() bool { return m.finalOnly }
 
 // lowRanks are the matrices of the adapter.

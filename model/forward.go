@@ -17,6 +17,7 @@ type KV struct {
 	Shape   kv.Shape // Shape.Tokens is the room
 	Payload []byte   // laid out as Shape says
 	Len     int      // tokens filled, from the first on
+	Alone   bool     // computed by itself, so that its first token is an attention sink, which an adapter may hide from later blocks
 
 	Layers Layers // nil: Payload is all there
 }
@@ -295,12 +296,16 @@ func (w *Workspace) attention(l *layer) {
 		p := &w.parts[i]
 		first := len(w.segments)
 		offset := 0
-		for _, b := range p.seq.Past {
+		for i, b := range p.seq.Past {
 			at := offset
 			if p.seq.Unmoved {
 				at = 0
 			}
-			w.segments = append(w.segments, b.segment(w.layerIndex, at))
+			s := b.segment(w.layerIndex, at)
+			if i > 0 && b.Alone {
+				s.First = m.hiddenSinks // the prompt's first block has the sink that full attention has
+			}
+			w.segments = append(w.segments, s)
 			offset += b.Len
 		}
 		w.segments = append(w.segments, p.seq.KV.segment(w.layerIndex, offset))

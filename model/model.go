@@ -26,7 +26,8 @@ type Model struct {
 	rope   *attention.Table
 	angles attention.RoPE
 
-	finalOnly bool // the adapter acts on final blocks alone
+	finalOnly   bool // the adapter acts on final blocks alone
+	hiddenSinks int  // tokens at the start of blocks computed alone, but for the prompt's first, that later blocks do not see
 
 	embedding kernel.Matrix // [V × C]
 	layers    []layer

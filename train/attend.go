@@ -16,7 +16,9 @@ const queryChunk = 128
 // Each chunk adds to the gradients of the keys and values it saw, and so do others. So each writes its part by itself, and
 // a second round adds the parts up, in the order of the chunks: bits do not depend on who was first.
 type attend struct {
-	heads, group, dim int // KV heads, query heads for each of them, D
+	heads, group, dim int   // KV heads, query heads for each of them, D
+	hide              int   // tokens at the start of independent blocks, but for the first block, that final blocks do not see
+	sinks             []int // those tokens
 	chunks            []chunk
 	workers           []attendScratch
 	parts             []float32 // [chunks × G × (keys × D, values × D)]
@@ -31,12 +33,22 @@ type attend struct {
 type chunk struct {
 	first, from, to int
 	hidden, own     int
-	part            int // where its parts for the first KV head begin
+	final           bool // they are a final block's
+	part            int  // where its parts for the first KV head begin
 }
 
-// seen are the stretches of a row of scores whose keys query i of the chunk sees, the second one empty unless keys are hidden.
-func (c *chunk) seen(row []float32, i int) (before, own []float32) {
+// unseen is a score so low that nothing comes of it.
+const unseen = -1e30
+
+// seen are the stretches of a row of scores whose keys query i of the chunk sees, the second one empty unless keys are hidden. Scores of sinks
+// that are hidden from it are unseen.
+func (a *attend) seen(c *chunk, row []float32, i int) (before, own []float32) {
 	last := c.from + i - c.first + 1
+	if c.final {
+		for _, t := range a.sinks {
+			row[t] = unseen
+		}
+	}
 	if c.hidden == c.own {
 		return row[:last], nil
 	}
@@ -56,9 +68,14 @@ type attendScratch struct {
 
 // plan cuts blocks, the lengths of all of them, the last so many being final blocks. Tokens before reach, where one begins, have keys and values only.
 func (a *attend) plan(blocks []int, finals, reach, workers int) {
-	a.chunks, a.reach = a.chunks[:0], reach
+	a.chunks, a.sinks, a.reach = a.chunks[:0], a.sinks[:0], reach
 	start, part, hidden := 0, 0, 0
 	for i, n := range blocks {
+		for t := range min(a.hide, n) {
+			if i > 0 && i < len(blocks)-finals {
+				a.sinks = append(a.sinks, start+t)
+			}
+		}
 		first := start
 		if i == len(blocks)-finals {
 			hidden = start
@@ -69,7 +86,7 @@ func (a *attend) plan(blocks []int, finals, reach, workers int) {
 		}
 		for from := max(start, reach); from < start+n; from += queryChunk {
 			to := min(from+queryChunk, start+n)
-			a.chunks = append(a.chunks, chunk{first, from, to, hidden, own, part})
+			a.chunks = append(a.chunks, chunk{first, from, to, hidden, own, i >= len(blocks)-finals, part})
 			part += (to - first) * 2 * a.dim * a.heads
 		}
 		start += n
@@ -130,7 +147,7 @@ func (t *attendForward) Do(worker, i int) {
 		scale := a.scoreScale()
 		for i := range rows {
 			row := w.scores[i*keys:][:keys]
-			before, own := c.seen(row, i)
+			before, own := a.seen(c, row, i)
 			top := scale * max(kernel.Max(before), kernel.Max(own))
 			sum := kernel.Exponentials(before, scale, top) + kernel.Exponentials(own, scale, top)
 			clear(row[c.from+i-c.first+1:])
@@ -170,7 +187,7 @@ func (t *attendBackward) Do(worker, i int) {
 		for i := range rows {
 			seen := c.from + i - c.first + 1
 			row, drow := w.scores[i*keys:][:keys], w.dscores[i*keys:][:keys]
-			before, own := c.seen(row, i)
+			before, own := a.seen(c, row, i)
 			kernel.Exponentials(before, scale, a.layer.logSum[(c.from+i)*heads+h])
 			kernel.Exponentials(own, scale, a.layer.logSum[(c.from+i)*heads+h])
 			clear(row[seen:])

@@ -40,7 +40,7 @@ func (t *Trainer) header() checkpointHeader {
 		fmt.Fprintf(names, "%s%v ", p.name, p.shape)
 	}
 	if a := t.net.adapter; a != nil {
-		fmt.Fprintf(names, "alpha %v, final only: %v", a.Alpha, a.FinalOnly)
+		fmt.Fprintf(names, "alpha %v, final only: %v, hidden sinks: %d", a.Alpha, a.FinalOnly, a.HiddenSinks)
 	}
 	trained := fmt.Sprintf("%d tensors of %d values, %x", len(t.net.params.list), len(t.net.params.values), names.Sum(nil)[:8])
 	return checkpointHeader{t.Options, fmt.Sprintf("%x", t.fingerprint), trained, kernel.Path(), t.steps, t.underway, t.learnt, t.validations}

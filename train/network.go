@@ -281,7 +281,7 @@ func (n *network) adapterNow() *weights.Adapter {
 	if n.adapter == nil {
 		return nil
 	}
-	now := &weights.Adapter{Architecture: n.adapter.Architecture, Alpha: n.adapter.Alpha, FinalOnly: n.adapter.FinalOnly, Changes: slices.Clone(n.adapter.Changes)}
+	now := &weights.Adapter{Architecture: n.adapter.Architecture, Alpha: n.adapter.Alpha, FinalOnly: n.adapter.FinalOnly, HiddenSinks: n.adapter.HiddenSinks, Changes: slices.Clone(n.adapter.Changes)}
 	for i := range now.Changes {
 		c := &now.Changes[i]
 		a, b := n.params.list[2*i], n.params.list[2*i+1]

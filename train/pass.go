@@ -57,8 +57,11 @@ func newPass(n *network, pool *kernel.Pool) *pass {
 	p := &pass{net: n, pool: pool, layers: make([]activations, n.Layers)}
 	p.attend.heads, p.attend.group, p.attend.dim = n.KVHeads, n.Heads/n.KVHeads, n.HeadDim
 	p.task.pass = p
-	if n.adapter != nil && n.adapter.FinalOnly {
-		p.frozen = newFrozenBlocks(n.base, pool.Threads())
+	if a := n.adapter; a != nil {
+		p.attend.hide = a.HiddenSinks
+		if a.FinalOnly {
+			p.frozen = newFrozenBlocks(n.base, pool.Threads())
+		}
 	}
 	return p
 }

@@ -101,16 +101,18 @@ func TestGradients_EqualDifferences(t *testing.T) {
 		mode  Mode
 		keep  bool
 		final bool
+		hide  int
 	}{
-		{"tiny-tied.gguf", false, Block, false, false}, {"tiny-untied.gguf", false, Full, false, false}, {"tiny-tied.gguf", true, Block, false, false},
-		{"tiny-untied.gguf", true, Full, false, false}, {"tiny-tied.gguf", true, Block, true, false},
-		{"tiny-tied.gguf", true, Block, false, true}, {"tiny-untied.gguf", true, Full, false, true}, {"tiny-tied.gguf", true, Full, true, true},
+		{"tiny-tied.gguf", false, Block, false, false, 0}, {"tiny-untied.gguf", false, Full, false, false, 0}, {"tiny-tied.gguf", true, Block, false, false, 0},
+		{"tiny-untied.gguf", true, Full, false, false, 0}, {"tiny-tied.gguf", true, Block, true, false, 0},
+		{"tiny-tied.gguf", true, Block, false, true, 0}, {"tiny-untied.gguf", true, Full, false, true, 0}, {"tiny-tied.gguf", true, Full, true, true, 0},
+		{"tiny-tied.gguf", true, Block, false, false, 2}, {"tiny-untied.gguf", true, Block, false, true, 2},
 	} {
 		file := tiny(t, c.model)
 		var a *weights.Adapter
 		if c.lora {
 			a = tinyAdapter(t, file)
-			a.FinalOnly = c.final
+			a.FinalOnly, a.HiddenSinks = c.final, c.hide
 		}
 		tr := newTrainer(t, file, a, options(c.mode, 2))
 		s := Sample{Tokens: make([]int32, 24), Blocks: []int{3, 1, 9, 11}, Targets: []int{15, 22, 23}}
@@ -163,7 +165,7 @@ func TestGradients_EqualDifferences(t *testing.T) {
 				at, v := &p.values[i], p.values[i]
 				slope := (8*(loss(at, v+h)-loss(at, v-h)) - (loss(at, v+2*h) - loss(at, v-2*h))) / (12 * float64(h))
 				if got := float64(p.grads[i]); math.Abs(got-slope) > 1e-3*math.Abs(slope)+2e-5 {
-					t.Errorf("%s, LoRA %v, final only %v, %s: %s[%d]: gradient %v, slope %v", c.model, c.lora, c.final, c.mode, param.name, i-param.from, got, slope)
+					t.Errorf("%s, LoRA %v, final only %v, hidden %d, %s: %s[%d]: gradient %v, slope %v", c.model, c.lora, c.final, c.hide, c.mode, param.name, i-param.from, got, slope)
 				}
 			}
 		}
@@ -685,12 +687,15 @@ func TestForward_EqualsTheModel(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, final := range []bool{false, true} {
+			for _, kind := range []struct {
+				final bool
+				hide  int
+			}{{false, 0}, {true, 0}, {false, 1}, {true, 2}} {
 				a, err := NewAdapter(file, 2, 1, Targets, 1)
 				if err != nil {
 					t.Fatal(err)
 				}
-				a.FinalOnly = final
+				a.FinalOnly, a.HiddenSinks = kind.final, kind.hide
 				rng := rand.New(rand.NewPCG(9, 9))
 				for _, c := range a.Changes {
 					for i := range c.B {
@@ -728,6 +733,7 @@ func TestForward_EqualsTheModel(t *testing.T) {
 					from := 0
 					for i, size := range blocks {
 						s := model.Sequence{Tokens: tokens[from : from+size], KV: m.NewKV(kv.F32, size), Before: i < len(blocks)-1}
+						s.KV.Alone = true
 						if from += size; i == len(blocks)-1 {
 							s.Past, s.LogitsFrom, s.Logits = past, size-last, collect
 						}
@@ -744,9 +750,9 @@ func TestForward_EqualsTheModel(t *testing.T) {
 						spread += math.Pow(float64(want[i]), 2)
 					}
 					off := math.Sqrt(squares / spread)
-					t.Logf("%d blocks, final only %v: logits are %.2g of their size apart", len(blocks), final, off)
+					t.Logf("%d blocks, %+v: logits are %.2g of their size apart", len(blocks), kind, off)
 					if len(want) != last*m.Vocabulary || !(off <= c.bound) {
-						t.Errorf("%d blocks, final only %v: %d logits, %.2g of their size apart, want %d and at most %.2g", len(blocks), final, len(want), off, last*m.Vocabulary, c.bound)
+						t.Errorf("%d blocks, %+v: %d logits, %.2g of their size apart, want %d and at most %.2g", len(blocks), kind, len(want), off, last*m.Vocabulary, c.bound)
 					}
 				}
 			}

@@ -22,7 +22,12 @@ type Adapter struct {
 	Architecture string // of the model, as general.architecture has it
 	Alpha        float32
 	FinalOnly    bool // it acts on the tokens of a prompt's final block and of the answer; the blocks before are the model's own
-	Changes      []Change
+
+	// HiddenSinks is how many tokens at the start of each independent block but the prompt's first no other block sees. A block computed
+	// alone makes its first token an attention sink (arXiv 2309.17453); a prompt in full attention has one, one of ten passages eleven.
+	HiddenSinks int
+
+	Changes []Change
 }
 
 // A Change makes W of a tensor W + Alpha/Rank · B·A.
@@ -71,6 +76,10 @@ func (a *Adapter) Fingerprint() [32]byte {
 	if a.FinalOnly {
 		text(finalOnlyKey)
 	}
+	if a.HiddenSinks > 0 {
+		text(hiddenSinksKey)
+		text(fmt.Sprint(a.HiddenSinks))
+	}
 	for i := range a.Changes {
 		c := &a.Changes[i]
 		text(c.Tensor)
@@ -83,12 +92,16 @@ func (a *Adapter) Fingerprint() [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
+// maxHiddenSinks is no limit of the computation: a file that says more is damaged.
+const maxHiddenSinks = 64
+
 // The keys of an adapter's metadata, beside general.architecture.
 const (
 	typeKey        = "general.type"
 	adapterTypeKey = "adapter.type"
 	alphaKey       = "adapter.lora.alpha"
-	finalOnlyKey   = "tessera.adapter.final_only" // ours; absent: false
+	finalOnlyKey   = "tessera.adapter.final_only"   // ours; absent: false
+	hiddenSinksKey = "tessera.adapter.hidden_sinks" // ours; absent: 0
 )
 
 // adapter reads f as an adapter of base.
@@ -115,10 +128,14 @@ func (f *File) adapter(base *File) (_ *Adapter, err error) {
 		return nil, f.Errorf(metadataField(alphaKey), "is missing, expected a number")
 	}
 	final, _ := f.Bool(finalOnlyKey)
+	sinks, _ := f.Uint(hiddenSinksKey)
+	if sinks > maxHiddenSinks {
+		return nil, f.Errorf(metadataField(hiddenSinksKey), "is %d, expected at most %d", sinks, maxHiddenSinks)
+	}
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
-	b := adapterBuilder{path: f.path, base: base, Adapter: Adapter{Architecture: f.Architecture(), Alpha: float32(alpha), FinalOnly: final}}
+	b := adapterBuilder{path: f.path, base: base, Adapter: Adapter{Architecture: f.Architecture(), Alpha: float32(alpha), FinalOnly: final, HiddenSinks: int(sinks)}}
 	for _, t := range f.tensors {
 		name, isA := strings.CutSuffix(t.Name, ".lora_a")
 		if !isA {
@@ -149,6 +166,9 @@ func (a *Adapter) WriteGGUF(path string, t kernel.Type) (err error) {
 	m.Set(alphaKey, a.Alpha)
 	if a.FinalOnly {
 		m.Set(finalOnlyKey, true)
+	}
+	if a.HiddenSinks > 0 {
+		m.Set(hiddenSinksKey, uint32(a.HiddenSinks))
 	}
 	var tensors []Tensor
 	var values [][]float32

@@ -69,7 +69,7 @@ func TestOpenAdapter_BothFormats_SameAdapter(t *testing.T) {
 func TestAdapter_WrittenAndRead_IsTheSame(t *testing.T) {
 	b := base(t)
 	final := adapterFor(b, 2)
-	final.FinalOnly = true
+	final.FinalOnly, final.HiddenSinks = true, 2
 	for _, a := range []*Adapter{adapterFor(b, 4), adapterFor(b, 1), adapterFor(b, 3, "blk.1.attn_k.weight", "blk.0.ffn_down.weight"), final} {
 		dir := t.TempDir()
 		for name, write := range map[string]func(path string) error{
@@ -79,7 +79,7 @@ func TestAdapter_WrittenAndRead_IsTheSame(t *testing.T) {
 		} {
 			path := filepath.Join(dir, name)
 			if name == "peft" && a.FinalOnly {
-				if err := write(path); err == nil || !strings.Contains(err.Error(), "acts on final blocks alone, which PEFT's LoRA cannot say") {
+				if err := write(path); err == nil || !strings.Contains(err.Error(), "acts on final blocks alone or hides sinks, which PEFT's LoRA cannot say") {
 					t.Errorf("final blocks alone in PEFT's files: %v", err)
 				}
 				continue

@@ -13,8 +13,8 @@ import (
 // all others as they are. The adapter must be one for f. path is a whole file afterwards or what it was. progress is told how many of
 // f's tensors are done.
 func (f *File) Merge(ctx context.Context, path string, a *Adapter, t kernel.Type, progress func(done, total int)) (err error) {
-	if a.FinalOnly {
-		return errors.New("the adapter acts on final blocks alone; in a model's matrices it would act on every token: use it beside the model, or train one without --final-only")
+	if a.FinalOnly || a.HiddenSinks > 0 {
+		return errors.New("the adapter acts on final blocks alone or hides sinks, which a model's matrices cannot: use it beside the model, or train one without --final-only and --hide-sinks")
 	}
 	tensors := slices.Clone(f.tensors)
 	for _, c := range a.Changes {

@@ -49,6 +49,7 @@ type trainFlags struct {
 	merge     string
 	export    string
 	finalOnly bool
+	hideSinks int
 	options   train.Options
 	asJSON    bool
 }
@@ -77,6 +78,7 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 	flags.IntVar(&f.rank, "rank", 16, "rank of the adapter")
 	flags.Float64Var(&f.alpha, "alpha", 32, "alpha of the adapter: its changes are scaled by alpha/rank")
 	flags.BoolVar(&f.finalOnly, "final-only", false, "an adapter that acts on question and answer alone: blocks of passages stay those of the model without it, and a sample costs a third")
+	flags.IntVar(&f.hideSinks, "hide-sinks", 0, "hide so many tokens at the start of each passage from question and answer: computed alone, each begins with an attention sink")
 	flags.StringSliceVar(&f.targets, "targets", nil, "matrices that are changed (default "+strings.Join(train.Targets, ",")+")")
 	flags.StringVarP(&f.passages, "passages", "k", "3-6", "passages of a sample, a number or a range, or several for equal stretches of the run, as 3-6,10; those that support the answer always")
 	flags.IntVar(&f.questions, "questions", 1, "questions of a sample, over the passages that support one of the answers and others of theirs")
@@ -121,8 +123,10 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 			return &usageError{errors.New("--keep: compares with the model without the adapter; with --full there is none: want --keep 0")}
 		case f.full && f.finalOnly:
 			return &usageError{errors.New("--final-only: is of an adapter; with --full there is none")}
-		case f.finalOnly && f.merge != "":
-			return &usageError{errors.New("--final-only --merge: in a model's matrices an adapter acts on every token")}
+		case (f.finalOnly || f.hideSinks > 0) && f.merge != "":
+			return &usageError{errors.New("--merge: in a model's matrices an adapter acts on every token and hides nothing; --final-only and --hide-sinks go without it")}
+		case f.hideSinks < 0 || f.full && f.hideSinks > 0:
+			return &usageError{fmt.Errorf("--hide-sinks %d: want 0 or more, and an adapter that says so, not --full", f.hideSinks)}
 		case f.patience < 0 || f.patience > 0 && f.validate == 0:
 			return &usageError{fmt.Errorf("--patience %d --validate %d: want at least 0, and something to validate on", f.patience, f.validate)}
 		case f.keep < 0 || f.keep >= 1:
@@ -174,7 +178,7 @@ func runTrain(cmd *cobra.Command, f *trainFlags) (err error) {
 		if adapter, err = train.NewAdapter(file, f.rank, float32(f.alpha), f.targets, f.options.Seed); err != nil {
 			return err
 		}
-		adapter.FinalOnly = f.finalOnly
+		adapter.FinalOnly, adapter.HiddenSinks = f.finalOnly, f.hideSinks
 	}
 	f.options.Threads = runtime.GOMAXPROCS(0)
 	t, err := train.New(file, adapter, f.options)
