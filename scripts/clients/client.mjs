@@ -26,6 +26,15 @@ for await (const event of await client.responses.create({ model: 'default', inpu
 }
 assert.equal(pieces, text)
 
+const parameters = { type: 'object', properties: { bird: { enum: ['raven', 'owl'] } }, required: ['bird'], additionalProperties: false }
+const tools = [{ type: 'function', function: { name: 'count', parameters } }]
+const wanted = { model: 'default', messages: ask.messages, max_tokens: 200, tools, tool_choice: 'required' }
+const called = (await client.chat.completions.create(wanted)).choices[0]
+assert.equal(called.finish_reason, 'tool_calls')
+assert.ok(['raven', 'owl'].includes(JSON.parse(called.message.tool_calls[0].function.arguments).bird))
+const streamed = await client.chat.completions.stream(wanted).finalChatCompletion()
+assert.deepEqual(streamed.choices[0].message.tool_calls[0].function, called.message.tool_calls[0].function)
+
 const scored = await client.completions.create({ model: 'default', prompt: 'Ravens', max_tokens: 0, echo: true, logprobs: 1 })
 assert.equal(scored.choices[0].logprobs.token_logprobs[0], null)
 assert.deepEqual((await client.models.list()).data.map(m => m.id), ['tiny-tied'])

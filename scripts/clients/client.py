@@ -1,5 +1,6 @@
 """OpenAI's Python client against a server of ours: python client.py BASE_URL"""
 
+import json
 import sys
 
 import openai
@@ -41,6 +42,18 @@ with client.responses.stream(model="default", input="Which bird hides food?", ma
 
 marked = client.chat.completions.create(**{**ask, "messages": [{"role": "user", "content": "<source id='1'>Ravens hide food.</source> Which bird hides food?"}]}, extra_body={"tessera": {"attention": "block"}})
 assert [b["source"] for b in marked.tessera["blocks"]][1] == "ram", marked.tessera
+
+count = {"type": "object", "properties": {"bird": {"enum": ["raven", "owl"]}}, "required": ["bird"], "additionalProperties": False}
+tools = {"tools": [{"type": "function", "function": {"name": "count", "description": "how many there are", "parameters": count}}], "tool_choice": "required"}
+call = client.chat.completions.create(**{**ask, "max_tokens": 200}, **tools).choices[0]
+assert call.finish_reason == "tool_calls" and call.message.tool_calls[0].function.name == "count", call
+assert json.loads(call.message.tool_calls[0].function.arguments)["bird"] in ("raven", "owl"), call
+with client.chat.completions.stream(**{**ask, "max_tokens": 200}, **tools) as events:
+    streamed = events.get_final_completion().choices[0]
+    assert streamed.message.tool_calls[0].function.arguments == call.message.tool_calls[0].function.arguments, streamed
+turns = ask["messages"] + [call.message.model_dump(exclude_none=True), {"role": "tool", "tool_call_id": call.message.tool_calls[0].id, "content": "Seven."}]
+answer = client.chat.completions.create(**{**ask, "messages": turns}, tools=tools["tools"])
+assert answer.usage.completion_tokens > 0, answer
 
 assert [m.id for m in client.models.list()] == ["tiny-tied"]
 for wrong, status in (({"temperature": -1}, 400), ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"pattern": "x"}}}}, 400)):
