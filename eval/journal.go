@@ -110,6 +110,11 @@ func (j *journal) add(answers []Answer) error {
 	return j.write(lines)
 }
 
+func (j *journal) has(question string) bool {
+	_, ok := j.answers[question]
+	return ok
+}
+
 func (j *journal) write(lines []byte) error {
 	if j.f == nil {
 		return nil

@@ -27,17 +27,27 @@ type Setting struct {
 	MaxTokens int     // generated at most
 }
 
-// A Runner answers many questions with one model, several in each forward pass. An answer does not depend on what it was batched
-// with: it is that of the engine, for one question alone.
+// A Runner answers many questions, several in each forward pass. An answer does not depend on what it was batched with: it is that of the
+// engine, for one question alone.
 type Runner struct {
-	Model    *model.Model
-	Work     *model.Workspace
 	Tok      *tokenizer.Tokenizer
 	Template *prompt.Template
-	Weights  Weights
 	Type     kv.Type   // number format of keys and values
-	Blocks   *kv.Store // keeps passages for later questions, as far as its bounds allow
+	Blocks   *kv.Store // keeps blocks for later questions and runs, as far as its bounds allow
 	RAMBytes int64     // the bound of Blocks in memory: questions are put in order by it
+}
+
+// Tested are a model's weights, with an adapter or without.
+type Tested struct {
+	Model   *model.Model
+	Work    *model.Workspace
+	Weights Weights
+}
+
+// A Run is all questions put to some weights in one way.
+type Run struct {
+	*Tested
+	Setting
 }
 
 // An Answer is what a run keeps of a question.
@@ -56,74 +66,116 @@ const (
 	batchBytes     = 1 << 29
 )
 
-// Evaluate answers the first limit questions of a dataset, 0 for all, and grades the answers. dir is the folder of the answers, where
-// a run that was ended before goes on; "" keeps none. progress is told how many questions are done.
-func (r *Runner) Evaluate(ctx context.Context, d *Dataset, s Setting, dir string, limit int, progress func(done, total int)) (result *Result, err error) {
+// Evaluate answers the first limit questions of a dataset, 0 for all, in every run, and grades the answers: a result for each run. dir is the
+// folder of the answers, where runs that were ended before go on; "" keeps none. progress is told how many answers there are of those that
+// all runs will have.
+//
+// A batch of questions goes through all runs before the next one: a block that several runs have in common is computed once.
+func (r *Runner) Evaluate(ctx context.Context, d *Dataset, runs []Run, dir string, limit int, progress func(done, total int)) (results []*Result, err error) {
 	questions := d.Questions
 	if limit > 0 {
 		questions = questions[:min(limit, len(questions))]
 	}
-	j := &journal{answers: map[string]Answer{}}
-	if dir != "" {
-		if j, err = openJournal(dir, r.key(d, s)); err != nil {
-			return nil, err
+	journals := make([]*journal, len(runs))
+	defer func() {
+		for _, j := range journals {
+			if j != nil {
+				err = errors.Join(err, j.close())
+			}
+		}
+	}()
+	before := 0
+	var open []Question // in any run
+	for i := range runs {
+		journals[i] = &journal{answers: map[string]Answer{}}
+		if dir != "" {
+			if journals[i], err = openJournal(dir, r.key(d, &runs[i])); err != nil {
+				return nil, err
+			}
 		}
 	}
-	defer func() { err = errors.Join(err, j.close()) }()
-	var open []Question
 	for _, q := range questions {
-		if _, ok := j.answers[q.ID]; !ok {
+		has := 0
+		for _, j := range journals {
+			if j.has(q.ID) {
+				has++
+			}
+		}
+		if before += has; has < len(runs) {
 			open = append(open, q)
 		}
 	}
-	before := len(questions) - len(open)
-	progress(before, len(questions))
-	if err := r.run(ctx, s, open, func(done int) { progress(before+done, len(questions)) }, j.add); err != nil {
+	total := len(questions) * len(runs)
+	progress(before, total)
+	if err := r.answerAll(ctx, runs, journals, open, func(done int) { progress(before+done, total) }); err != nil {
 		return nil, fmt.Errorf("%s: %w", d.Name, err)
 	}
-	return newResult(d, s, r.Weights, kernel.Path(), questions, j.answers), nil
+	for i, run := range runs {
+		results = append(results, newResult(d, run.Setting, run.Weights, kernel.Path(), questions, journals[i].answers))
+	}
+	return results, nil
 }
 
-func (r *Runner) key(d *Dataset, s Setting) runKey {
-	return runKey{Dataset: d.Name, Data: d.SHA256, Attention: string(s.Attention), Reencoded: !s.Unmoved, Shuffle: s.Shuffle, Passages: s.Passages,
-		MaxTokens: s.MaxTokens, Prompt: prompt.Format, KV: r.Type.String(), Kernel: kernel.Path(), Model: r.Weights.Fingerprint, Adapter: r.Weights.AdapterHash}
+func (r *Runner) key(d *Dataset, run *Run) runKey {
+	return runKey{Dataset: d.Name, Data: d.SHA256, Attention: string(run.Attention), Reencoded: !run.Unmoved, Shuffle: run.Shuffle, Passages: run.Passages,
+		MaxTokens: run.MaxTokens, Prompt: prompt.Format, KV: r.Type.String(), Kernel: kernel.Path(), Model: run.Weights.Fingerprint, Adapter: run.Weights.AdapterHash}
 }
 
-// run answers questions, in an order of its own, and gives the answers batch by batch to done; an error from it ends the run.
-func (r *Runner) run(ctx context.Context, s Setting, questions []Question, progress func(done int), done func([]Answer) error) error {
-	all := make([]*asked, len(questions))
-	for i := range questions {
-		var err error
-		if all[i], err = r.ask(s, &questions[i]); err != nil {
-			return fmt.Errorf("question %s: %w", questions[i].ID, err)
-		}
-		if err := ctx.Err(); err != nil {
-			return err
+// answerAll answers questions in the runs that have no answer yet, in an order of its own, and adds the answers to the runs' journals batch
+// by batch.
+func (r *Runner) answerAll(ctx context.Context, runs []Run, journals []*journal, questions []Question, progress func(done int)) error {
+	if len(questions) == 0 {
+		return nil
+	}
+	all := make([][]*asked, len(runs))
+	for i := range runs {
+		all[i] = make([]*asked, len(questions))
+		for at := range questions {
+			var err error
+			if all[i][at], err = r.ask(&runs[i], &questions[at]); err != nil {
+				return fmt.Errorf("question %s: %w", questions[at].ID, err)
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 		}
 	}
-	all = arrange(all, int(r.RAMBytes/int64(r.tokenBytes())))
-	for finished := 0; finished < len(all); {
-		batch := r.batch(all[finished:])
-		answers, err := r.answer(ctx, s, batch, func(share float64) { progress(finished + int(share*float64(len(batch)))) })
-		if err != nil {
-			return err
+	tokenBytes := runs[0].Model.KVShape(r.Type, 1).Bytes()
+	order := arrange(all[0], int(r.RAMBytes/int64(tokenBytes)))
+	for done := 0; len(order) > 0; {
+		n := batchOf(all[0], order, tokenBytes)
+		for i := range runs {
+			var batch []*asked
+			for _, at := range order[:n] {
+				if a := all[i][at]; !journals[i].has(a.id) {
+					batch = append(batch, a)
+				}
+				all[i][at] = nil // it holds keys and values
+			}
+			if len(batch) == 0 {
+				continue
+			}
+			answers, err := r.answer(ctx, &runs[i], batch, func(share float64) { progress(done + int(share*float64(len(batch)))) })
+			if err != nil {
+				return err
+			}
+			done += len(batch)
+			progress(done)
+			if err := journals[i].add(answers); err != nil {
+				return err
+			}
 		}
-		finished += len(batch)
-		progress(finished)
-		if err := done(answers); err != nil {
-			return err
-		}
+		order = order[n:]
 	}
 	return nil
 }
-
-func (r *Runner) tokenBytes() int { return r.Model.KVShape(r.Type, 1).Bytes() }
 
 // asked is a question on its way.
 type asked struct {
 	id     string
 	blocks []prompt.Block
-	ids    []kv.ID // of the independent blocks; zero: a dependent one
+	ids    []kv.ID // of all blocks but the final one
+	alone  []bool  // which of those are independent
 	tokens int     // of the prompt
 	most   int     // tokens to generate at most
 
@@ -136,7 +188,7 @@ type asked struct {
 	ended    bool
 }
 
-func (r *Runner) ask(s Setting, q *Question) (*asked, error) {
+func (r *Runner) ask(s *Run, q *Question) (*asked, error) {
 	passages := Choose(q.Passages, s.Passages)
 	docs := make([]prompt.Document, len(passages))
 	for i, p := range passages {
@@ -150,29 +202,35 @@ func (r *Runner) ask(s Setting, q *Question) (*asked, error) {
 	if err != nil {
 		return nil, err
 	}
-	rope := r.Model.RoPEBytes()
-	a := &asked{id: q.ID, blocks: blocks, ids: make([]kv.ID, len(blocks))}
+	rope := s.Model.RoPEBytes()
+	a := &asked{id: q.ID, blocks: blocks}
 	for i, b := range blocks {
 		a.tokens += len(b.Tokens)
-		// As in the engine: the first block attends to nothing before it in any mode, the final one always to all.
-		if i == 0 || i < len(blocks)-1 && s.Attention == engine.Block && !b.Dependent {
-			in := kv.Inputs{Model: r.Weights.Fingerprint, Type: r.Type, RoPE: rope, Tokens: b.Tokens}
-			if h := r.Weights.AdapterHash; h != nil && !(r.Model.FinalOnly() && i < len(blocks)-1) {
-				in.Adapter = *h
-			}
-			a.ids[i] = in.ID()
+		if i == len(blocks)-1 {
+			break
 		}
+		in := kv.Inputs{Model: s.Weights.Fingerprint, Type: r.Type, RoPE: rope, Tokens: b.Tokens}
+		// As in the engine: the first block attends to nothing before it in any mode.
+		alone := i == 0 || s.Attention == engine.Block && !b.Dependent
+		if !alone {
+			in.Parent = kv.Parent(a.ids)
+		}
+		// An adapter for final blocks has a say in those behind blocks whose sinks it hides.
+		if h := s.Weights.AdapterHash; h != nil && !(s.Model.FinalOnly() && (alone || s.Attention == engine.Full)) {
+			in.Adapter = *h
+		}
+		a.ids, a.alone = append(a.ids, in.ID()), append(a.alone, alone)
 	}
-	if a.tokens >= r.Model.Context {
-		return nil, &engine.ContextError{Tokens: a.tokens, Context: r.Model.Context}
+	if a.tokens >= s.Model.Context {
+		return nil, &engine.ContextError{Tokens: a.tokens, Context: s.Model.Context}
 	}
-	a.most = min(s.MaxTokens, r.Model.Context-a.tokens)
+	a.most = min(s.MaxTokens, s.Model.Context-a.tokens)
 	return a, nil
 }
 
-// arrange puts questions that share passages one after another, so that a store of so many tokens finds them: always the one next
-// that has most tokens in it, of equals the earliest.
-func arrange(all []*asked, room int) []*asked {
+// arrange is an order of questions in which those that share passages come one after another, so that a store of so many tokens finds them:
+// always the one next that has most tokens in it, of equals the earliest.
+func arrange(all []*asked, room int) (order []int) {
 	type entry struct {
 		tokens int
 		used   int // when last
@@ -182,9 +240,6 @@ func arrange(all []*asked, room int) []*asked {
 	blocks := map[kv.ID]*entry{}
 	for i, a := range all {
 		for j, id := range a.ids {
-			if id == (kv.ID{}) {
-				continue
-			}
 			if blocks[id] == nil {
 				blocks[id] = &entry{tokens: len(a.blocks[j].Tokens)}
 			}
@@ -206,7 +261,6 @@ func arrange(all []*asked, room int) []*asked {
 		}
 	}
 	taken := make([]bool, len(all))
-	order := make([]*asked, 0, len(all))
 	for range all {
 		best := -1
 		for i := range all {
@@ -215,12 +269,9 @@ func arrange(all []*asked, room int) []*asked {
 			}
 		}
 		taken[best] = true
-		order = append(order, all[best])
+		order = append(order, best)
 		for _, id := range all[best].ids {
 			e := blocks[id]
-			if e == nil {
-				continue
-			}
 			now++
 			e.used = now
 			uses = append(uses, use{e, now})
@@ -238,21 +289,22 @@ func arrange(all []*asked, room int) []*asked {
 	return order
 }
 
-// batch is the first of the questions that are answered together.
-func (r *Runner) batch(all []*asked) []*asked {
+// batchOf is how many of the questions in order are answered together.
+func batchOf(all []*asked, order []int, tokenBytes int) int {
 	n, bytes := 0, 0
-	for n < min(len(all), batchQuestions) {
-		bytes += (all[n].tokens + all[n].most) * r.tokenBytes()
+	for n < min(len(order), batchQuestions) {
+		a := all[order[n]]
+		bytes += (a.tokens + a.most) * tokenBytes
 		if n > 0 && bytes > batchBytes {
 			break
 		}
 		n++
 	}
-	return all[:n]
+	return n
 }
 
 // answer answers a batch; progress is told the share that is done of computing the prompts.
-func (r *Runner) answer(ctx context.Context, s Setting, batch []*asked, progress func(share float64)) ([]Answer, error) {
+func (r *Runner) answer(ctx context.Context, s *Run, batch []*asked, progress func(share float64)) ([]Answer, error) {
 	start := time.Now()
 	leases, err := r.prefill(ctx, s, batch, progress)
 	defer func() {
@@ -275,56 +327,50 @@ func (r *Runner) answer(ctx context.Context, s Setting, batch []*asked, progress
 	return answers, nil
 }
 
-// prefill computes the prompts, each independent block that the store lacks once, and chooses each answer's first token.
-func (r *Runner) prefill(ctx context.Context, s Setting, batch []*asked, progress func(share float64)) (leases []*kv.Lease, err error) {
-	var first, then []model.Sequence // independent blocks, and those that attend to them
+// prefill computes the prompts, each block before the final ones that the store lacks once, and chooses each answer's first token.
+func (r *Runner) prefill(ctx context.Context, s *Run, batch []*asked, progress func(share float64)) (leases []*kv.Lease, err error) {
+	var missing []kv.ID
+	var before, finals []model.Sequence // the missing blocks, and the final ones
 	here := map[kv.ID]*model.KV{}
-	var missing []kv.ID // of first
 	total := 0
 	for _, a := range batch {
-		for i, b := range a.blocks {
-			room := len(b.Tokens)
-			if i == len(a.blocks)-1 {
-				room += a.most
-			}
-			block := here[a.ids[i]]
-			if a.ids[i] != (kv.ID{}) && block == nil {
-				lease, err := r.Blocks.Get(a.ids[i], r.Model.KVShape(r.Type, room))
+		for i, id := range a.ids {
+			tokens := a.blocks[i].Tokens
+			block := here[id]
+			if block == nil {
+				lease, err := r.Blocks.Get(id, s.Model.KVShape(r.Type, len(tokens)))
 				switch {
 				case err == nil:
 					leases = append(leases, lease)
-					block = &model.KV{Shape: lease.Shape(), Payload: lease.Payload(), Len: room}
+					block = &model.KV{Shape: lease.Shape(), Payload: lease.Payload(), Len: len(tokens), Alone: a.alone[i]}
 				case errors.Is(err, kv.ErrMissing):
-					block = r.Model.NewKV(r.Type, room)
-					first = append(first, model.Sequence{Tokens: b.Tokens, KV: block, Before: true})
-					missing = append(missing, a.ids[i])
-					a.computed += len(b.Tokens)
+					block = s.Model.NewKV(r.Type, len(tokens))
+					block.Alone = a.alone[i]
+					seq := model.Sequence{Tokens: tokens, KV: block, Before: true}
+					if !a.alone[i] {
+						seq.Past = a.past[:i:i]
+					}
+					missing, before = append(missing, id), append(before, seq)
+					a.computed += len(tokens)
 				default:
 					return leases, err
 				}
-				here[a.ids[i]] = block
+				here[id] = block
 			}
-			if block == nil {
-				block = r.Model.NewKV(r.Type, room)
-				seq := model.Sequence{Tokens: b.Tokens, KV: block, Past: a.past[:len(a.past):len(a.past)], Before: i < len(a.blocks)-1, Unmoved: s.Unmoved}
-				if i == len(a.blocks)-1 {
-					seq.LogitsFrom, seq.Logits = len(b.Tokens)-1, a.choose
-				}
-				then = append(then, seq)
-				a.computed += len(b.Tokens)
-			}
-			block.Alone = a.ids[i] != (kv.ID{})
-			a.past, a.final = append(a.past, block), block
+			a.past = append(a.past, block)
 		}
-		a.past = a.past[:len(a.past)-1]
+		tokens := a.blocks[len(a.ids)].Tokens
+		a.final = s.Model.NewKV(r.Type, len(tokens)+a.most)
+		finals = append(finals, model.Sequence{Tokens: tokens, KV: a.final, Past: a.past, Unmoved: s.Unmoved, LogitsFrom: len(tokens) - 1, Logits: a.choose})
+		a.computed += len(tokens)
 		total += a.computed
 	}
-	err = r.Work.Forward(ctx, append(first, then...), func(tokens int) { progress(float64(tokens) / float64(total)) })
+	err = s.Work.Forward(ctx, append(before, finals...), func(tokens int) { progress(float64(tokens) / float64(total)) })
 	if err != nil {
 		return leases, err
 	}
 	for i, id := range missing {
-		lease, err := r.Blocks.Put(id, first[i].KV.Shape, first[i].KV.Payload)
+		lease, err := r.Blocks.Put(id, before[i].KV.Shape, before[i].KV.Payload)
 		if err != nil {
 			return leases, err
 		}
@@ -345,7 +391,7 @@ func (a *asked) choose(_ int, logits []float32) {
 }
 
 // decode lets all answers of a batch grow together until the last one ends.
-func (r *Runner) decode(ctx context.Context, s Setting, batch []*asked) error {
+func (r *Runner) decode(ctx context.Context, s *Run, batch []*asked) error {
 	for {
 		var step []model.Sequence
 		for _, a := range batch {
@@ -367,7 +413,7 @@ func (r *Runner) decode(ctx context.Context, s Setting, batch []*asked) error {
 		if len(step) == 0 {
 			return nil
 		}
-		if err := r.Work.Forward(ctx, step, nil); err != nil {
+		if err := s.Work.Forward(ctx, step, nil); err != nil {
 			return err
 		}
 	}

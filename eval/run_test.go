@@ -25,8 +25,14 @@ var (
 	block = Setting{Attention: engine.Block, Passages: 10, MaxTokens: 12}
 )
 
-// newRunner is one over the tiny model, with a store of so many bytes.
-func newRunner(t *testing.T, ram int64) *Runner {
+// A runner is one over the tiny model.
+type runner struct {
+	*Runner
+	*Tested
+}
+
+// newRunner is one with a store of so many bytes.
+func newRunner(t *testing.T, ram int64) *runner {
 	t.Helper()
 	path := testenv.Tiny("tiny-tied.gguf")
 	m, work := open(t, path)
@@ -40,7 +46,10 @@ func newRunner(t *testing.T, ram int64) *Runner {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
-	return &Runner{Model: m, Work: work, Tok: tok, Template: template, Weights: Weights{Model: "tiny.gguf", Fingerprint: weights.Hash{1}}, Type: kv.F16, Blocks: store, RAMBytes: ram}
+	return &runner{
+		&Runner{Tok: tok, Template: template, Type: kv.F16, Blocks: store, RAMBytes: ram},
+		&Tested{Model: m, Work: work, Weights: Weights{Model: "tiny.gguf", Fingerprint: weights.Hash{1}}},
+	}
 }
 
 // someQuestions draws questions that share passages, each with two to five of twenty.
@@ -66,18 +75,27 @@ func someQuestions(n int) *Dataset {
 	return d
 }
 
-func answersOf(t *testing.T, r *Runner, s Setting, questions []Question) map[string]Answer {
+func answersOf(t *testing.T, r *runner, s Setting, questions []Question) map[string]Answer {
 	t.Helper()
-	all := map[string]Answer{}
-	err := r.run(t.Context(), s, questions, func(int) {}, func(answers []Answer) error {
-		for _, a := range answers {
-			a.Seconds = 0
-			all[a.ID] = a
-		}
-		return nil
-	})
-	if err != nil {
+	return answersOfAll(t, r, questions, Run{r.Tested, s})[0]
+}
+
+// answersOfAll are those of several runs at once.
+func answersOfAll(t *testing.T, r *runner, questions []Question, runs ...Run) (all []map[string]Answer) {
+	t.Helper()
+	journals := make([]*journal, len(runs))
+	for i := range journals {
+		journals[i] = &journal{answers: map[string]Answer{}}
+	}
+	if err := r.answerAll(t.Context(), runs, journals, questions, func(int) {}); err != nil {
 		t.Fatal(err)
+	}
+	for _, j := range journals {
+		for id, a := range j.answers {
+			a.Seconds = 0
+			j.answers[id] = a
+		}
+		all = append(all, j.answers)
 	}
 	return all
 }
@@ -129,6 +147,56 @@ func TestRun_Batched_GivesTheEnginesAnswers(t *testing.T) {
 	}
 }
 
+// Runs at once have the answers of each by itself; with an adapter for final blocks they have all other blocks in common, and compute them once.
+func TestRun_Several_ShareBlocks(t *testing.T) {
+	d := someQuestions(20)
+	r := newRunner(t, 16<<20)
+	a := &weights.Adapter{Architecture: "llama", Alpha: 8, FinalOnly: true, HiddenSinks: 1,
+		Changes: []weights.Change{{Tensor: "blk.0.ffn_down.weight", In: 128, Out: 64, Rank: 1, A: make([]float32, 128), B: make([]float32, 64)}}}
+	c := &a.Changes[0]
+	for i := range c.A {
+		c.A[i] = float32(i%7) - 3
+	}
+	for i := range c.B {
+		c.B[i] = float32(i%5) - 2
+	}
+	m, err := r.Model.WithAdapter(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := weights.Hash(a.Fingerprint())
+	adapted := &Tested{Model: m, Work: m.NewWorkspace(2), Weights: r.Weights}
+	defer adapted.Work.Close()
+	adapted.Weights.AdapterHash = &hash
+	unmoved := block
+	unmoved.Unmoved = true
+	runs := []Run{{r.Tested, full}, {r.Tested, block}, {adapted, full}, {adapted, block}, {adapted, unmoved}}
+	all := answersOfAll(t, r, d.Questions, runs...)
+	for i, run := range runs {
+		fresh := newRunner(t, 16<<20)
+		alone := answersOfAll(t, fresh, d.Questions, run)[0]
+		if !maps.Equal(outputs(all[i]), outputs(alone)) {
+			t.Errorf("run %d: answers depend on the runs beside it", i)
+		}
+		for _, j := range []int{0, 1, 2, 3} {
+			if j < i && maps.Equal(outputs(all[i]), outputs(all[j])) {
+				t.Errorf("runs %d and %d have the same answers, so this test shows little", j, i)
+			}
+		}
+		computed, finals := 0, 0
+		for _, q := range d.Questions {
+			b, err := r.ask(&run, &q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			computed, finals = computed+all[i][q.ID].Computed, finals+len(b.blocks[len(b.ids)].Tokens)
+		}
+		if i >= 2 && computed != finals {
+			t.Errorf("run %d: %d tokens computed, want the final blocks' %d", i, computed, finals)
+		}
+	}
+}
+
 func TestRun_Block_ReusesPassages_WithinItsBound(t *testing.T) {
 	d := someQuestions(60)
 	var want map[string]string
@@ -157,7 +225,7 @@ func TestRun_Block_ReusesPassages_WithinItsBound(t *testing.T) {
 	once := map[string]bool{} // with room for all, each text is computed once
 	want2 := 0
 	for _, q := range d.Questions {
-		a, err := r.ask(block, &q)
+		a, err := r.ask(&Run{r.Tested, block}, &q)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -210,10 +278,11 @@ func TestArrange_FindsMoreInTheStore(t *testing.T) {
 		}
 		return float64(missed) / float64(total)
 	}
-	order := arrange(slices.Clone(all), room)
+	var order []*asked
 	ids := map[string]bool{}
-	for _, a := range order {
-		ids[a.id] = true
+	for _, at := range arrange(all, room) {
+		order = append(order, all[at])
+		ids[all[at].id] = true
 	}
 	if len(order) != len(all) || len(ids) != len(all) {
 		t.Fatalf("%d questions, %d distinct, want %d", len(order), len(ids), len(all))
@@ -245,7 +314,7 @@ func TestRun_Ablations_ChangeWhatTheySay(t *testing.T) {
 		s := block
 		s.Shuffle = seed
 		for i := range questions {
-			a, err := r.ask(s, &questions[i])
+			a, err := r.ask(&Run{r.Tested, s}, &questions[i])
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -277,13 +346,14 @@ func TestRun_Ablations_ChangeWhatTheySay(t *testing.T) {
 	}
 }
 
-func evaluate(ctx context.Context, r *Runner, d *Dataset, s Setting, dir string, limit int) (*Result, []int, error) {
+func evaluate(ctx context.Context, r *runner, d *Dataset, s Setting, dir string, limit int) (*Result, []int, error) {
 	var told []int
-	result, err := r.Evaluate(ctx, d, s, dir, limit, func(done, total int) { told = append(told, done, total) })
-	if result != nil {
-		result.Seconds = 0
+	results, err := r.Evaluate(ctx, d, []Run{{r.Tested, s}}, dir, limit, func(done, total int) { told = append(told, done, total) })
+	if err != nil {
+		return nil, told, err
 	}
-	return result, told, err
+	results[0].Seconds = 0
+	return results[0], told, nil
 }
 
 func TestEvaluate_Killed_GoesOnWhereItStopped(t *testing.T) {
@@ -298,7 +368,7 @@ func TestEvaluate_Killed_GoesOnWhereItStopped(t *testing.T) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
 	r := newRunner(t, 1<<20)
-	_, err = r.Evaluate(ctx, d, block, dir, 0, func(done, total int) {
+	_, err = r.Evaluate(ctx, d, []Run{{r.Tested, block}}, dir, 0, func(done, total int) {
 		if done >= 20 {
 			cancel()
 		}
@@ -338,7 +408,8 @@ func TestEvaluate_Killed_GoesOnWhereItStopped(t *testing.T) {
 }
 
 func TestOpenJournal_WhatIsWrong_IsNamed(t *testing.T) {
-	key := newRunner(t, 1).key(&Dataset{Name: "some"}, block)
+	r := newRunner(t, 1)
+	key := r.key(&Dataset{Name: "some"}, &Run{r.Tested, block})
 	for _, tt := range []struct {
 		breaks func(text string) string
 		want   string
@@ -377,7 +448,7 @@ func TestRun_PromptThatDoesNotFit_NamesTheQuestion(t *testing.T) {
 // Answers on this path of the kernels are not those of another, so neither is the journal.
 func TestKey_HoldsWhatAnswersDependOn(t *testing.T) {
 	r := newRunner(t, 1)
-	if k := r.key(&Dataset{Name: "some"}, block); k.Kernel != kernel.Path() || k.KV != "f16" || k.Prompt != prompt.Format || k.Model != r.Weights.Fingerprint {
+	if k := r.key(&Dataset{Name: "some"}, &Run{r.Tested, block}); k.Kernel != kernel.Path() || k.KV != "f16" || k.Prompt != prompt.Format || k.Model != r.Weights.Fingerprint {
 		t.Errorf("got %+v", k)
 	}
 }

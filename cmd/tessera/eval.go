@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -21,12 +22,14 @@ import (
 	"github.com/tessera-llm/tessera/prompt"
 	"github.com/tessera-llm/tessera/pull"
 	"github.com/tessera-llm/tessera/weights"
+
+	tessera "github.com/tessera-llm/tessera"
 )
 
 // evalFlags are what `tessera eval` is asked for.
 type evalFlags struct {
 	model     string
-	adapter   *string
+	adapters  []string
 	data      []string
 	attention []string
 	unmoved   bool
@@ -57,10 +60,10 @@ With --out, answers are kept as they come: the same command goes on where it was
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().StringVarP(&f.model, "model", "m", defaultModel, "model: a name that was pulled, or a GGUF file")
-	f.adapter = adapterFlag(cmd)
+	cmd.Flags().StringArrayVar(&f.adapters, "adapter", []string{tessera.NoAdapter}, "adapter of the model; several times for several, none for the model as it is")
 	cmd.Flags().StringArrayVar(&f.data, "data", nil, "file of questions; several times for several")
 	cmd.Flags().StringSliceVar(&f.attention, "attention", []string{string(engine.Full)}, "full, block, or full,block for both")
-	cmd.Flags().BoolVar(&f.unmoved, "no-reencode", false, "block attention without position re-encoding: the paper's ablation")
+	cmd.Flags().BoolVar(&f.unmoved, "no-reencode", false, "block attention without position re-encoding, too: the paper's ablation")
 	cmd.Flags().Uint64Var(&f.shuffle, "shuffle", 0, "put each question's passages in another order, by this seed")
 	cmd.Flags().IntVarP(&f.passages, "passages", "k", 10, "passages a question at most; of more, those that support an answer are kept")
 	cmd.Flags().IntVar(&f.maxTokens, "max-tokens", 64, "tokens of an answer at most")
@@ -91,8 +94,8 @@ func (f *evalFlags) settings(shuffled bool) (settings []eval.Setting, err error)
 		return nil, errors.New("no questions: want --data FILE")
 	case f.unmoved && !hasBlock:
 		return nil, errors.New("--no-reencode: is of block attention; want --attention block")
-	case f.gate && (f.unmoved || shuffled):
-		return nil, errors.New("--gate: judges what 'ask' does; want it without --no-reencode and --shuffle")
+	case f.gate && (f.unmoved || shuffled || len(f.adapters) > 1):
+		return nil, errors.New("--gate: judges what 'ask' does; want it with one --adapter, and without --no-reencode and --shuffle")
 	case f.passages < 1:
 		return nil, fmt.Errorf("--passages %d: want at least 1", f.passages)
 	case f.maxTokens < 1:
@@ -105,11 +108,14 @@ func (f *evalFlags) settings(shuffled bool) (settings []eval.Setting, err error)
 			return nil, fmt.Errorf("--attention %q: want full, block or full,block", strings.Join(f.attention, ","))
 		}
 		s := eval.Setting{Attention: engine.Attention(a), Passages: f.passages, MaxTokens: f.maxTokens}
-		s.Unmoved = f.unmoved && s.Attention == engine.Block
 		if shuffled {
 			s.Shuffle = &f.shuffle
 		}
 		settings = append(settings, s)
+		if f.unmoved && s.Attention == engine.Block {
+			s.Unmoved = true
+			settings = append(settings, s)
+		}
 	}
 	return settings, nil
 }
@@ -126,7 +132,7 @@ func runEval(cmd *cobra.Command, f *evalFlags, settings []eval.Setting) (err err
 		}
 		sets = append(sets, d)
 	}
-	b, err := openBare(f.model, *f.adapter, kv.F16.String())
+	b, err := openBare(f.model, tessera.NoAdapter, kv.F16.String())
 	if err != nil {
 		return err
 	}
@@ -136,23 +142,55 @@ func runEval(cmd *cobra.Command, f *evalFlags, settings []eval.Setting) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Blocks.Close()) }()
+	var runs []eval.Run
+	names := map[string]bool{}
+	for _, ref := range f.adapters {
+		t, err := b.tested(ref)
+		if err != nil {
+			return err
+		}
+		defer t.Work.Close()
+		name := tessera.NoAdapter
+		if t.Weights.Adapter != nil {
+			name = *t.Weights.Adapter
+		}
+		if names[name] {
+			return fmt.Errorf("--adapter %s: another is called %s too; results go by that name", ref, name)
+		}
+		names[name] = true
+		for _, s := range settings {
+			runs = append(runs, eval.Run{Tested: t, Setting: s})
+		}
+	}
 
 	var results []*eval.Result
 	for _, d := range sets {
-		for _, s := range settings {
-			bar := newProgress(cmd.ErrOrStderr(), fmt.Sprintf("%s, %s", d.Name, s.Attention), false)
-			result, err := r.Evaluate(cmd.Context(), d, s, f.out, f.limit, func(done, total int) { bar.set(int64(done), int64(total)) })
-			bar.clear()
-			if err != nil {
-				return err
-			}
-			results = append(results, result)
+		bar := newProgress(cmd.ErrOrStderr(), d.Name, false)
+		some, err := r.Evaluate(cmd.Context(), d, runs, f.out, f.limit, func(done, total int) { bar.set(int64(done), int64(total)) })
+		bar.clear()
+		if err != nil {
+			return err
 		}
+		results = append(results, some...)
 	}
 	return f.print(cmd, results)
 }
 
-// runner makes b answer questions.
+// tested is b's model with an adapter beside it.
+func (b *bare) tested(ref string) (*eval.Tested, error) {
+	adapted := *b
+	if err := adapted.adapt(ref); err != nil {
+		return nil, err
+	}
+	w := eval.Weights{Model: filepath.Base(b.file.Path()), Fingerprint: b.hash}
+	if adapted.adapter != nil {
+		hash := weights.Hash(adapted.adapter.Fingerprint())
+		w.Adapter, w.AdapterHash = &adapted.name, &hash
+	}
+	return &eval.Tested{Model: adapted.m, Work: adapted.m.NewWorkspace(runtime.GOMAXPROCS(0)), Weights: w}, nil
+}
+
+// runner answers questions with b's tokens and prompts.
 func (b *bare) runner() (*eval.Runner, error) {
 	vocab, err := b.file.Vocab()
 	if err != nil {
@@ -163,16 +201,11 @@ func (b *bare) runner() (*eval.Runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", b.file.Path(), err)
 	}
-	w := eval.Weights{Model: filepath.Base(b.file.Path()), Fingerprint: b.hash}
-	if b.adapter != nil {
-		hash := weights.Hash(b.adapter.Fingerprint())
-		w.Adapter, w.AdapterHash = &b.name, &hash
-	}
 	store, err := kv.Open("", kv.Options{KernelPath: kernel.Path()})
 	if err != nil {
 		return nil, err
 	}
-	return &eval.Runner{Model: b.m, Work: b.work, Tok: b.tok, Template: template, Type: b.kv, Blocks: store, RAMBytes: kv.DefaultRAMBytes, Weights: w}, nil
+	return &eval.Runner{Tok: b.tok, Template: template, Type: b.kv, Blocks: store, RAMBytes: kv.DefaultRAMBytes}, nil
 }
 
 // gateJSON is what --gate adds to a report.
