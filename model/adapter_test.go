@@ -114,15 +114,7 @@ func mustBeNear(t *testing.T, name string, got []float32, want []float64) {
 // An adapter for final blocks changes nothing of the blocks before, and the final one as it would over the base model's blocks;
 // computed together or one by one, and beside other prompts.
 func TestWithAdapter_FinalOnly_LeavesEarlierBlocks(t *testing.T) {
-	file, err := weights.Open(testenv.Tiny("tiny-untied.gguf"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	base, err := New(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	file, base := open(t, testenv.Tiny("tiny-untied.gguf")), load(t, "tiny-untied.gguf")
 	rng := rand.New(rand.NewPCG(3, 4))
 	values := func(n int) []float32 {
 		v := make([]float32, n)
@@ -195,15 +187,7 @@ func TestWithAdapter_FinalOnly_LeavesEarlierBlocks(t *testing.T) {
 }
 
 func TestWithAdapter_WhatItCannotChange_IsAnError(t *testing.T) {
-	file, err := weights.Open(testenv.Tiny("tiny-untied.gguf"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	m, err := New(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := load(t, "tiny-untied.gguf")
 	for tensor, want := range map[string]string{
 		"output.weight":       "the adapter changes output.weight; this version applies changes to a layer's attn_q",
 		"blk.0.attn_q.weight": "the adapter's change to blk.0.attn_q.weight is 64 × 63, the matrix 64 × 64",
