@@ -8,9 +8,13 @@ import (
 )
 
 // lowRank is what an adapter adds to y = W·x: y += B·(A·x), the adapter's scale in B.
+//
+// B's rows are short, and its type wants a block of them at least. So fold rows share one: row j of b is rows j, j+out/fold … of B side by side, and
+// what it is multiplied with is A·x once for each of them, at its place in a row that is zero elsewhere. The outputs, out/fold for each such row, are
+// y as it lies.
 type lowRank struct {
-	a, b kernel.Matrix // [R × in], [out × rank]
-	rank int           // R, rounded up to what b's type takes
+	a, b kernel.Matrix // [R × in], [out/fold × columns]
+	fold int
 }
 
 // WithAdapter returns the model with the adapter beside its weights, which both models share. An adapter that changes what this code cannot
@@ -48,24 +52,28 @@ func (m *Model) WithAdapter(a *weights.Adapter) (*Model, error) {
 // newLowRank lays out a change to a matrix of type t. Beside quantized weights it is kept in 8 bits, a tenth of what those have lost: adapters
 // are read whole for every token, and should take little beside the weights. Elsewhere it is kept exactly.
 func newLowRank(c *weights.Change, scale float32, t kernel.Type) (*lowRank, error) {
-	low := &lowRank{rank: c.Rank}
-	stored := kernel.F32
+	low := &lowRank{fold: 1}
+	stored, columns := kernel.F32, c.Rank
 	if t != kernel.F32 && t != kernel.F16 && t != kernel.BF16 && c.In%kernel.Q8_0.BlockLen() == 0 {
 		stored = kernel.Q8_0
 		block := stored.BlockLen()
-		low.rank = (c.Rank + block - 1) / block * block // zeros in between
+		columns = (c.Rank + block - 1) / block * block // zeros behind
+		if fold := block / c.Rank; fold > 1 && c.Out%fold == 0 {
+			low.fold = fold
+		}
 	}
-	b := make([]float32, c.Out*low.rank)
+	rows := c.Out / low.fold
+	b := make([]float32, rows*columns)
 	for i := range c.Out {
 		for r, v := range c.B[i*c.Rank:][:c.Rank] {
-			b[i*low.rank+r] = v * scale
+			b[i%rows*columns+i/rows*c.Rank+r] = v * scale
 		}
 	}
 	for _, m := range []struct {
 		to         *kernel.Matrix
 		rows, cols int
 		values     []float32
-	}{{&low.a, c.Rank, c.In, c.A}, {&low.b, c.Out, low.rank, b}} {
+	}{{&low.a, c.Rank, c.In, c.A}, {&low.b, rows, columns, b}} {
 		data := make([]byte, m.rows*stored.RowBytes(m.cols))
 		err := kernel.Quantize(stored, data, m.values)
 		if err == nil {
@@ -110,8 +118,8 @@ func (w *Workspace) multiply(x []float32, add bool, projections ...projection) {
 	for i, p := range projections {
 		w.products[i] = kernel.Product{Dst: p.to, X: &w.input, W: &p.of.Matrix, Add: add}
 		if low := p.of.low; low != nil && acts {
-			clear(grow(&w.low[i], w.rows*low.rank)) // b takes zeros where it has no columns
-			w.products[n] = kernel.Product{Dst: w.low[i], Stride: low.rank, X: &w.input, W: &low.a}
+			clear(grow(&w.low[i], w.rows*low.fold*low.b.Cols))
+			w.products[n] = kernel.Product{Dst: w.low[i], Stride: low.fold * low.b.Cols, X: &w.input, W: &low.a}
 			n++
 			beside++
 		}
@@ -124,16 +132,30 @@ func (w *Workspace) multiply(x []float32, add bool, projections ...projection) {
 	for i, p := range projections {
 		if low := p.of.low; low != nil {
 			for j := range w.parts {
-				if part := &w.parts[j]; !w.model.actsOn(part.seq) {
-					clear(w.low[i][part.row*low.rank:][:part.rows*low.rank]) // nothing is added
-				}
+				part := &w.parts[j]
+				low.spread(w.low[i], part.row, part.rows, w.model.actsOn(part.seq))
 			}
-			w.lowInput[i].Set(w.low[i], w.rows, low.rank)
+			w.lowInput[i].Set(w.low[i], w.rows*low.fold, low.b.Cols)
 			w.products[n] = kernel.Product{Dst: p.to, X: &w.lowInput[i], W: &low.b, Add: true}
 			n++
 		}
 	}
 	w.product.Run(w.pool, w.products[:n]...)
+}
+
+// spread makes of A·x of some rows, which lies at the beginning of each, what b is multiplied with: all zeros where the adapter does not act.
+func (l *lowRank) spread(x []float32, row, rows int, acts bool) {
+	rank, width := l.a.Rows, l.fold*l.b.Cols
+	for ; rows > 0; row, rows = row+1, rows-1 {
+		x := x[row*width:][:width]
+		if !acts {
+			clear(x[:rank])
+			continue
+		}
+		for i := 1; i < l.fold; i++ {
+			copy(x[i*l.b.Cols+i*rank:][:rank], x)
+		}
+	}
 }
 
 // adapterActs says whether the adapter acts on any of the rows.

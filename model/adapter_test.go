@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tessera-llm/tessera/internal/kernel"
 	"github.com/tessera-llm/tessera/internal/testenv"
 	"github.com/tessera-llm/tessera/kv"
 	"github.com/tessera-llm/tessera/weights"
@@ -107,6 +108,66 @@ func mustBeNear(t *testing.T, name string, got []float32, want []float64) {
 	for i := range got {
 		if !(math.Abs(float64(got[i])-want[i]) <= 1e-4) {
 			t.Fatalf("%s: logit %d = %v, want %v", name, i, got[i], want[i])
+		}
+	}
+}
+
+// Beside weights of any type, at any rank and number of rows, an adapter adds B·A·x times its scale, as closely as it is kept.
+func TestMultiply_Adapter_AddsItsProduct(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	values := func(n int) []float32 {
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = float32(rng.NormFloat64())
+		}
+		return v
+	}
+	pool := kernel.NewPool(2)
+	defer pool.Close()
+	for _, typ := range []kernel.Type{kernel.F32, kernel.Q8_0, kernel.Q4_1} {
+		for _, c := range []struct{ in, out, rank, rows int }{{64, 96, 16, 1}, {64, 96, 16, 7}, {96, 33, 16, 2}, {64, 48, 8, 5}, {32, 64, 5, 3}, {64, 96, 40, 2}, {64, 64, 1, 1}} {
+			data := make([]byte, c.out*typ.RowBytes(c.in)) // zeros: of the products only the adapter's are left
+			m, err := kernel.NewMatrix(typ, c.out, c.in, data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			change := &weights.Change{In: c.in, Out: c.out, Rank: c.rank, A: values(c.rank * c.in), B: values(c.out * c.rank)}
+			low, err := newLowRank(change, 0.5, typ)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := &linear{m, low}
+			for _, m := range []*kernel.Matrix{&l.Matrix, &low.a, &low.b} {
+				m.Pack(pool, kernel.Memory(m.PackedBytes()))
+			}
+			w := &Workspace{model: &Model{}, pool: pool, rows: c.rows}
+			for row := range c.rows {
+				w.parts = append(w.parts, part{seq: &Sequence{}, row: row, rows: 1})
+			}
+			x, got := values(c.rows*c.in), make([]float32, c.rows*c.out)
+			w.multiply(x, false, projection{got, l})
+			bound := 1e-5
+			if typ != kernel.F32 {
+				bound = 0.02
+			}
+			var squares, spread float64
+			for row := range c.rows {
+				for o := range c.out {
+					want := 0.0
+					for r := range c.rank {
+						ax := 0.0
+						for i := range c.in {
+							ax += float64(change.A[r*c.in+i]) * float64(x[row*c.in+i])
+						}
+						want += 0.5 * float64(change.B[o*c.rank+r]) * ax
+					}
+					squares += math.Pow(float64(got[row*c.out+o])-want, 2)
+					spread += want * want
+				}
+			}
+			if off := math.Sqrt(squares / spread); !(off <= bound) {
+				t.Errorf("%v, %+v: off by %.2g of the size, want at most %.2g", typ, c, off, bound)
+			}
 		}
 	}
 }
