@@ -39,8 +39,8 @@ unit:
 purego: # the portable twins of what is assembly otherwise, in the packages that compute with them
 	$(STAGE) "test purego" go test -tags purego ./internal/... ./attention ./kv ./weights ./model ./engine ./train ./eval ./bench
 
-race: # the packages with concurrency, without the tests that run the real model; not those above the search index and the PDF
-	# reader, which alone take minutes to compile for it
+race: # the packages with concurrency of their own, without the tests that run the real model; not those above the search index and the
+	# PDF reader, which alone take minutes to compile for it
 	$(STAGE) race scripts/race -short concurrent
 
 race-all:

@@ -690,7 +690,10 @@ func TestForward_EqualsTheModel(t *testing.T) {
 			for _, kind := range []struct {
 				final bool
 				hide  int
-			}{{false, 0}, {true, 0}, {false, 1}, {true, 2}} {
+			}{{true, 2}, {false, 0}, {true, 0}, {false, 1}} {
+				if c.name != "tiny" && !kind.final {
+					break // which takes long to load
+				}
 				a, err := NewAdapter(file, 2, 1, Targets, 1)
 				if err != nil {
 					t.Fatal(err)
