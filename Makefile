@@ -2,7 +2,7 @@
 # `make nightly` takes hours. Each stage can be run alone and says how long it took.
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
-FUZZTIME ?= 2s
+FUZZTIME ?= 1s
 STAGE = @scripts/stage
 
 .PHONY: test nightly model fmt vet staticcheck build paths unit purego race race-all load load-long large deploy recipe clients browser hostile fuzz
