@@ -44,7 +44,7 @@ type Result struct {
 	Outcomes string   `json:"outcomes"` // a digit a question in the order of the file, 1 for a correct one: what pairs are compared by
 
 	PromptTokens    int     `json:"prompt_tokens"`
-	ComputedTokens  int     `json:"computed_tokens"` // of the prompts; the rest were passages of earlier questions
+	ComputedTokens  int     `json:"computed_tokens"` // of the prompts; the rest were blocks of earlier questions and runs
 	GeneratedTokens int     `json:"generated_tokens"`
 	Seconds         float64 `json:"seconds"`
 }

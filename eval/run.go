@@ -55,7 +55,7 @@ type Answer struct {
 	ID        string  `json:"id"`
 	Output    string  `json:"output"`
 	Prompt    int     `json:"prompt_tokens"`
-	Computed  int     `json:"computed_tokens"` // of the prompt: the rest were passages that an earlier question had
+	Computed  int     `json:"computed_tokens"` // of the prompt: the rest were blocks that an earlier question or run had
 	Generated int     `json:"generated_tokens"`
 	Seconds   float64 `json:"seconds"` // its share of its batch's time
 }

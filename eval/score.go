@@ -114,10 +114,10 @@ func ScoreCase(ctx context.Context, m *model.Model, w *model.Workspace, t kv.Typ
 	for i, n := range blocks {
 		start := at
 		seq := model.Sequence{Tokens: c.IDs[at : at+n], KV: m.NewKV(t, n), Before: i < len(blocks)-1, LogitsFrom: max(c.First-at, 0)}
-		seq.KV.Alone = true
 		seq.Logits = func(i int, logits []float32) { s.take(c, start+i, logits) }
-		if i == len(blocks)-1 || slices.Contains(c.Dependent, i) {
-			seq.Past, seq.KV.Alone = all[:i:i], false
+		seq.KV.Alone = seq.Before && !slices.Contains(c.Dependent, i)
+		if !seq.KV.Alone {
+			seq.Past = all[:i:i]
 		}
 		all, batch = append(all, seq.KV), append(batch, seq)
 		at += n

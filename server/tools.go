@@ -119,7 +119,7 @@ func itself(schema json.RawMessage, id string) json.RawMessage {
 	if json.Unmarshal(schema, &fields) != nil || fields == nil || fields["$id"] != nil {
 		return schema
 	}
-	inner := bytes.TrimLeft(bytes.TrimSpace(schema)[1:], " \t\r\n")
+	inner := bytes.TrimSpace(schema)[1:]
 	separator := ","
 	if len(fields) == 0 {
 		separator = ""

@@ -71,8 +71,9 @@ func (a *attend) plan(blocks []int, finals, reach, workers int) {
 	a.chunks, a.sinks, a.reach = a.chunks[:0], a.sinks[:0], reach
 	start, part, hidden := 0, 0, 0
 	for i, n := range blocks {
-		for t := range min(a.hide, n) {
-			if i > 0 && i < len(blocks)-finals {
+		final := i >= len(blocks)-finals
+		if i > 0 && !final {
+			for t := range min(a.hide, n) {
 				a.sinks = append(a.sinks, start+t)
 			}
 		}
@@ -81,12 +82,12 @@ func (a *attend) plan(blocks []int, finals, reach, workers int) {
 			hidden = start
 		}
 		own := hidden
-		if i >= len(blocks)-finals {
+		if final {
 			first, own = 0, start
 		}
 		for from := max(start, reach); from < start+n; from += queryChunk {
 			to := min(from+queryChunk, start+n)
-			a.chunks = append(a.chunks, chunk{first, from, to, hidden, own, i >= len(blocks)-finals, part})
+			a.chunks = append(a.chunks, chunk{first, from, to, hidden, own, final, part})
 			part += (to - first) * 2 * a.dim * a.heads
 		}
 		start += n

@@ -41,7 +41,7 @@ func (b *frozenBlocks) compute(tokens []int32, lengths []int) error {
 	start, free := 0, b.memory
 	for _, n := range lengths {
 		shape := b.model.KVShape(kv.F32, n)
-		b.batch = append(b.batch, model.Sequence{Tokens: tokens[start : start+n], KV: &model.KV{Shape: shape, Payload: free[:shape.Bytes()]}, Before: true})
+		b.batch = append(b.batch, model.Sequence{Tokens: tokens[start : start+n], KV: &model.KV{Shape: shape, Payload: free[:shape.Bytes()]}})
 		b.starts = append(b.starts, start)
 		start, free = start+n, free[shape.Bytes():]
 	}

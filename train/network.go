@@ -28,7 +28,7 @@ type network struct {
 	embeddingValue, embeddingGrad []float32
 
 	adapter *weights.Adapter // as it was given; nil: the base is trained
-	base    *model.Model     // the model without it, for inference
+	base    *model.Model     // the model without it, for inference; nil unless the adapter acts on final blocks alone
 	scaled  []float32        // scratch memory of repack
 }
 
@@ -105,7 +105,10 @@ func newNetwork(file *weights.File, adapter *weights.Adapter, pool *kernel.Pool)
 	for i := range back.Freqs {
 		back.Freqs[i] = -back.Freqs[i]
 	}
-	n := &network{Config: m.Config, turn: attention.NewTable(rope), turnBack: attention.NewTable(back), layers: make([]layer, m.Layers), adapter: adapter, base: m}
+	n := &network{Config: m.Config, turn: attention.NewTable(rope), turnBack: attention.NewTable(back), layers: make([]layer, m.Layers), adapter: adapter}
+	if adapter != nil && adapter.FinalOnly {
+		n.base = m
+	}
 	r := &loader{network: n, file: file, pool: pool}
 	r.allocate()
 	r.load()

@@ -59,9 +59,9 @@ func newPass(n *network, pool *kernel.Pool) *pass {
 	p.task.pass = p
 	if a := n.adapter; a != nil {
 		p.attend.hide = a.HiddenSinks
-		if a.FinalOnly {
-			p.frozen = newFrozenBlocks(n.base, pool.Threads())
-		}
+	}
+	if n.base != nil {
+		p.frozen = newFrozenBlocks(n.base, pool.Threads())
 	}
 	return p
 }
@@ -197,14 +197,12 @@ func (p *pass) multiplyRows(rows int, x []float32, add bool, list ...product) {
 	}
 	p.run()
 	for _, o := range list {
-		l, c := o.l, o.l.change
-		terms := [2]kernel.Term{{A: rowMajor(x, l.in), B: &l.forward}}
-		n := 1
-		if c != nil && !p.base {
-			terms[1] = kernel.Term{A: rowMajor(c.u, c.rank), B: &c.forwardB}
-			n = 2
+		g := kernel.Gemm{Dst: o.y, Stride: o.l.out, Rows: rows, Add: add}
+		if c := o.l.change; c != nil && !p.base {
+			p.later(g, kernel.Term{A: rowMajor(x, o.l.in), B: &o.l.forward}, kernel.Term{A: rowMajor(c.u, c.rank), B: &c.forwardB})
+		} else {
+			p.later(g, kernel.Term{A: rowMajor(x, o.l.in), B: &o.l.forward})
 		}
-		p.later(kernel.Gemm{Dst: o.y, Stride: l.out, Rows: rows, Add: add}, terms[:n]...)
 	}
 	p.run()
 }

@@ -1,6 +1,6 @@
 // Package train is block fine-tuning (arXiv 2409.15355, section 2.4): samples and a model go in, an adapter or a changed model comes out.
 // The forward pass of the Llama family is written out with what it keeps, the backward pass beside it, and AdamW on top; everything is
-// float32.
+// float32, but for blocks that an adapter for final blocks leaves as they are: those are computed as inference does.
 //
 // Each sample can be seen in two modes. In full mode every token attends to all before it. In block mode a token of an independent block,
 // the system's or a passage's, attends to its own block alone, and one of the final block, question and answer, to all before it. Positions are
@@ -86,7 +86,7 @@ type Sample struct {
 	Keep    bool  // the model is to say here what it says without the adapter; there are no Targets
 }
 
-// New makes a Trainer for the model in file, which stays open until Close. With an adapter the base is frozen and the adapter's matrices are
+// New makes a Trainer for the model in file, which stays open until Close where the adapter acts on final blocks alone. With an adapter the base is frozen and the adapter's matrices are
 // trained, from their present values; without one the base is.
 func New(file *weights.File, adapter *weights.Adapter, o Options) (*Trainer, error) {
 	if err := o.check(); err != nil {

@@ -30,6 +30,9 @@ type Adapter struct {
 	Changes []Change
 }
 
+// beyondLoRA says that the adapter is more than changes to matrices, for all tokens alike.
+func (a *Adapter) beyondLoRA() bool { return a.FinalOnly || a.HiddenSinks > 0 }
+
 // A Change makes W of a tensor W + Alpha/Rank · B·A.
 type Change struct {
 	Tensor        string // as the base names it: "blk.0.attn_q.weight"

@@ -13,7 +13,7 @@ import (
 // all others as they are. The adapter must be one for f. path is a whole file afterwards or what it was. progress is told how many of
 // f's tensors are done.
 func (f *File) Merge(ctx context.Context, path string, a *Adapter, t kernel.Type, progress func(done, total int)) (err error) {
-	if a.FinalOnly || a.HiddenSinks > 0 {
+	if a.beyondLoRA() {
 		return errors.New("the adapter acts on final blocks alone or hides sinks, which a model's matrices cannot: use it beside the model, or train one without --final-only and --hide-sinks")
 	}
 	tensors := slices.Clone(f.tensors)

@@ -77,7 +77,7 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 	flags.BoolVar(&f.full, "full", false, "train all weights, in float32, instead of an adapter; --out is the model, --lr 5e-5 and --keep 0 then")
 	flags.IntVar(&f.rank, "rank", 16, "rank of the adapter")
 	flags.Float64Var(&f.alpha, "alpha", 32, "alpha of the adapter: its changes are scaled by alpha/rank")
-	flags.BoolVar(&f.finalOnly, "final-only", false, "an adapter that acts on question and answer alone: blocks of passages stay those of the model without it, and a sample costs a third")
+	flags.BoolVar(&f.finalOnly, "final-only", false, "an adapter that acts on question and answer alone: blocks of passages stay those of the model without it, and a sample costs about half")
 	flags.IntVar(&f.hideSinks, "hide-sinks", 0, "hide so many tokens at the start of each passage from question and answer: computed alone, each begins with an attention sink")
 	flags.StringSliceVar(&f.targets, "targets", nil, "matrices that are changed (default "+strings.Join(train.Targets, ",")+")")
 	flags.StringVarP(&f.passages, "passages", "k", "3-6", "passages of a sample, a number or a range, or several for equal stretches of the run, as 3-6,10; those that support the answer always")
