@@ -149,7 +149,7 @@ func TestGenerate_AdapterForFinalBlocks_UsesTheModelsBlocks(t *testing.T) {
 	q := question(system, alps, baikal, "turn: so? It does. ", where)
 	q.Blocks[3].Dependent = true
 	base := start(t, setting{dir: dir})
-	plain := base.ask(t, q)
+	plain, plainFull := base.ask(t, q), base.ask(t, in(Full, q))
 	base.close()
 	var before outcome
 	for hide := range 3 {
@@ -157,13 +157,19 @@ func TestGenerate_AdapterForFinalBlocks_UsesTheModelsBlocks(t *testing.T) {
 			Changes: []weights.Change{{Tensor: "blk.0.attn_v.weight", In: 64, Out: 32, Rank: 1, A: make([]float32, 64), B: make([]float32, 32)}}}
 		set := setting{dir: dir, adapter: a}
 		e := start(t, set)
-		first, again := e.ask(t, q), e.ask(t, q)
+		first, again, full := e.ask(t, q), e.ask(t, q), e.ask(t, in(Full, q))
 		e.close()
 		e = start(t, set)
 		restarted := e.ask(t, q)
 		e.close()
 		name := fmt.Sprintf("%d hidden", hide)
-		mustCome(t, name, first.rec, "disk disk disk computed computed")
+		fourth := "computed"
+		if hide == 0 {
+			fourth = "disk" // nothing is hidden from the turn: it is the model's own, too
+		}
+		mustCome(t, name, first.rec, "disk disk disk "+fourth+" computed")
+		mustCome(t, name+", full mode", full.rec, "ram disk disk disk computed")
+		mustEqual(t, name+", full mode: an adapter that changes nothing", full, plainFull)
 		mustCome(t, name, restarted.rec, "disk disk disk disk computed")
 		mustEqual(t, name+": remembered", again, first)
 		mustEqual(t, name+": from disk", restarted, first)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tessera-llm/tessera/kv"
 	"github.com/tessera-llm/tessera/model"
+	"github.com/tessera-llm/tessera/prompt"
 )
 
 // prefilled is a prompt whose keys and values are all there, and the logits after its last token.
@@ -142,32 +143,41 @@ func forget(blocks []*planned) (any bool) {
 	return any
 }
 
-// plan names the blocks. It lists the distinct ones before the final block, and for each place in the prompt which of them
-// stands there.
+// plan lists the distinct blocks before the final one, and for each place in the prompt which of them stands there.
 func (e *Engine) plan(r *Request) (blocks []*planned, places []int, ids []kv.ID) {
 	known := map[kv.ID]int{}
-	for i := range r.Blocks {
-		in := e.inputs
-		in.Salt, in.Tokens = r.Salt, r.Blocks[i].Tokens
-		alone := !dependent(r, i)
-		if !alone {
-			in.Parent = kv.Parent(ids)
-		} else if i < len(r.Blocks)-1 && e.model.FinalOnly() {
-			in.Adapter = [32]byte{} // the block is the model's own
-		}
-		id := in.ID()
-		ids = append(ids, id)
-		if i == len(r.Blocks)-1 {
-			break
-		}
+	common := e.inputs
+	common.Salt = r.Salt
+	ids = Name(e.model, common, r.Blocks, r.Attention)
+	for i, id := range ids[:len(ids)-1] {
 		at, ok := known[id]
 		if !ok {
 			at = len(blocks)
-			known[id], blocks = at, append(blocks, &planned{id: id, index: i, alone: alone})
+			known[id], blocks = at, append(blocks, &planned{id: id, index: i, alone: !Dependent(r.Blocks, r.Attention, i)})
 		}
 		places = append(places, at)
 	}
 	return blocks, places, ids
+}
+
+// Name gives the ids of a prompt's blocks. common is what all have in common; its adapter, in the ids of those blocks that it has a say in: an adapter for final blocks
+// leaves the others to the model, but for those behind blocks whose sinks it hides from them.
+func Name(m *model.Model, common kv.Inputs, blocks []prompt.Block, a Attention) (ids []kv.ID) {
+	hidden := false // an earlier block's sinks are
+	for i, b := range blocks {
+		in := common
+		in.Tokens = b.Tokens
+		alone := !Dependent(blocks, a, i)
+		if !alone {
+			in.Parent = kv.Parent(ids)
+		}
+		if m.FinalOnly() && i < len(blocks)-1 && (alone || !hidden) {
+			in.Adapter = [32]byte{}
+		}
+		hidden = hidden || m.HidesSinks() && alone && i > 0
+		ids = append(ids, in.ID())
+	}
+	return ids
 }
 
 // Stored tells of each block of a request but the final one whether the store has it. Nothing is computed, nor read further than a header.
@@ -186,10 +196,10 @@ func (e *Engine) Stored(r Request) ([]bool, error) {
 	return found, nil
 }
 
-// dependent says whether block i attends to those before it. The first has none: it is independent in every mode, and so
+// Dependent says whether block i of a prompt attends to those before it. The first has none: it is independent in every mode, and so
 // the same block.
-func dependent(r *Request, i int) bool {
-	return i > 0 && (i == len(r.Blocks)-1 || r.Attention == Full || r.Blocks[i].Dependent)
+func Dependent(blocks []prompt.Block, a Attention, i int) bool {
+	return i > 0 && (i == len(blocks)-1 || a == Full || blocks[i].Dependent)
 }
 
 // find leases what the store has of the blocks still open and claims the rest. Where another request has a claim, wait is
@@ -301,7 +311,7 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 	total := 0
 	add := func(index int, to *model.KV) bool {
 		seq := model.Sequence{Tokens: r.Blocks[index].Tokens, KV: to, Before: index < len(r.Blocks)-1}
-		if dependent(r, index) {
+		if Dependent(r.Blocks, r.Attention, index) {
 			for _, at := range places[:index] {
 				if blocks[at].kv == nil {
 					return false

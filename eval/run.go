@@ -175,7 +175,7 @@ type asked struct {
 	id     string
 	blocks []prompt.Block
 	ids    []kv.ID // of all blocks but the final one
-	alone  []bool  // which of those are independent
+	alone  []bool  // which blocks are independent
 	tokens int     // of the prompt
 	most   int     // tokens to generate at most
 
@@ -202,24 +202,15 @@ func (r *Runner) ask(s *Run, q *Question) (*asked, error) {
 	if err != nil {
 		return nil, err
 	}
-	rope := s.Model.RoPEBytes()
-	a := &asked{id: q.ID, blocks: blocks}
+	common := kv.Inputs{Model: s.Weights.Fingerprint, Type: r.Type, RoPE: s.Model.RoPEBytes()}
+	if h := s.Weights.AdapterHash; h != nil {
+		common.Adapter = *h
+	}
+	ids := engine.Name(s.Model, common, blocks, s.Attention)
+	a := &asked{id: q.ID, blocks: blocks, ids: ids[:len(ids)-1]}
 	for i, b := range blocks {
 		a.tokens += len(b.Tokens)
-		if i == len(blocks)-1 {
-			break
-		}
-		in := kv.Inputs{Model: s.Weights.Fingerprint, Type: r.Type, RoPE: rope, Tokens: b.Tokens}
-		// As in the engine: the first block attends to nothing before it in any mode.
-		alone := i == 0 || s.Attention == engine.Block && !b.Dependent
-		if !alone {
-			in.Parent = kv.Parent(a.ids)
-		}
-		// An adapter for final blocks has a say in those behind blocks whose sinks it hides.
-		if h := s.Weights.AdapterHash; h != nil && !(s.Model.FinalOnly() && (alone || s.Attention == engine.Full)) {
-			in.Adapter = *h
-		}
-		a.ids, a.alone = append(a.ids, in.ID()), append(a.alone, alone)
+		a.alone = append(a.alone, !engine.Dependent(blocks, s.Attention, i))
 	}
 	if a.tokens >= s.Model.Context {
 		return nil, &engine.ContextError{Tokens: a.tokens, Context: s.Model.Context}

@@ -89,6 +89,9 @@ func newLowRank(c *weights.Change, scale float32, t kernel.Type) (*lowRank, erro
 // FinalOnly says that the model has an adapter which acts on final blocks alone: independent blocks are those of the model without it.
 func (m *Model) FinalOnly() bool { return m.finalOnly }
 
+// HidesSinks says that the model has an adapter which hides the first tokens of independent blocks but a prompt's first from later blocks.
+func (m *Model) HidesSinks() bool { return m.hiddenSinks > 0 }
+
 // lowRanks are the matrices of the adapter.
 func (m *Model) lowRanks() (all []*kernel.Matrix) {
 	for i := range m.layers {
