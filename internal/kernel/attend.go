@@ -74,8 +74,8 @@ func Rotate(dst, src, turns []float32, d int, scale float32) {
 // weighted values Σ e^(s-m)·v [d]; states is [rows × (2 + d)], v [n × d]. scores, as Scores writes them, are of one tile of keys after
 // the other, stride values apart; they are overwritten.
 //
-// A row's result does not depend on the other rows. On AVX2 the maximum is that of all n scores at once, elsewhere it moves from
-// tile to tile.
+// A row's result does not depend on the other rows. Where there is assembly the maximum is that of all n scores at once, elsewhere it moves
+// from tile to tile.
 func Fold(states, scores []float32, stride int, v []float32, n, d int) {
 	rows := len(states) / (2 + d)
 	if rows == 0 || n <= 0 {
@@ -83,7 +83,12 @@ func Fold(states, scores []float32, stride int, v []float32, n, d int) {
 	}
 	states, v = states[:rows*(2+d)], v[:n*d]
 	scores = scores[:(n-1)/KeyTile*stride+rows*KeyTile]
-	if tiled(d) && !(features.avx512 && d%16 == 0) {
+	switch {
+	case tiled(d) && features.avx512 && d%16 == 0:
+		softmaxAVX512(&states[0], &scores[0], rows, n, 4*stride, d)
+		valuesAVX512(&states[0], &scores[0], &v[0], rows, n, 4*stride, d)
+		return
+	case tiled(d):
 		softmaxAVX2(&states[0], &scores[0], rows, n, 4*stride, d)
 		valuesAVX2(&states[0], &scores[0], &v[0], rows, n, 4*stride, d)
 		return
@@ -91,12 +96,7 @@ func Fold(states, scores []float32, stride int, v []float32, n, d int) {
 	for from := 0; from < n; from += KeyTile {
 		count := min(KeyTile, n-from)
 		for r := range rows {
-			state, s := states[r*(2+d):][:2+d], scores[from/KeyTile*stride+r*KeyTile:][:KeyTile]
-			if features.avx512 && d%16 == 0 {
-				foldAVX512(&state[0], &s[0], &v[from*d], count, d)
-			} else {
-				foldPortable(state, s[:count], v[from*d:][:count*d])
-			}
+			foldPortable(states[r*(2+d):][:2+d], scores[from/KeyTile*stride+r*KeyTile:][:count], v[from*d:][:count*d])
 		}
 	}
 }

@@ -152,138 +152,349 @@ done:
 	VZEROUPPER
 	RET
 
-// FOLD64 takes a row of 64 values at BX, with the weight at byte off of SI and AX, into four sums.
-#define FOLD64(off, a, b, c, d) \
-	VBROADCASTSS off(SI)(AX*4), Z8 \
-	VFMADD231PS (BX), Z8, a \
-	VFMADD231PS 64(BX), Z8, b \
-	VFMADD231PS 128(BX), Z8, c \
-	VFMADD231PS 192(BX), Z8, d \
-	ADDQ R9, BX
-
-// func foldAVX512(state, scores, v *float32, n, d int)
+// func softmaxAVX512(states, scores *float32, rows, n, stride, d int)
 //
-// As foldAVX2. Weighted values are summed over the even and the odd rows by themselves.
-TEXT ·foldAVX512(SB), NOSPLIT, $0-40
-	MOVQ state+0(FP), DI
+// As softmaxAVX2, in vectors of twice the size.
+TEXT ·softmaxAVX512(SB), NOSPLIT, $0-48
+	MOVQ states+0(FP), DI
 	MOVQ scores+8(FP), SI
-	MOVQ v+16(FP), DX
-	MOVQ n+24(FP), CX
-	MOVQ d+32(FP), R8
+	MOVQ rows+16(FP), R10
+	MOVQ n+24(FP), R9
+	MOVQ stride+32(FP), R11
+	MOVQ d+40(FP), R8
 
-	// K1 and K2: which of the two vectors of scores count.
-	MOVQ $1, AX
+	// K1: the values of the last vector, n modulo 16 of them or all sixteen.
+	DECQ R9
+	MOVQ R9, CX
+	ANDQ $15, CX
+	MOVQ $2, AX
 	SHLQ CX, AX
 	DECQ AX
 	KMOVW AX, K1
-	SHRQ $16, AX
-	KMOVW AX, K2
+	MOVQ R9, CX
+	SHRQ $4, CX
+	ANDQ $1, CX // of the last tile, vectors before the last
+	SHRQ $5, R9 // tiles before the last
 
-	// X5: the new maximum.
-	VBROADCASTSS minusInf<>(SB), Z2
-	VMOVAPS Z2, Z3
-	VMOVUPS (SI), K1, Z2
-	VMOVUPS 64(SI), K2, Z3
-	VMAXPS Z3, Z2, Z1
+row:
+	VBROADCASTSS minusInf<>(SB), Z1
+	VMOVAPS Z1, Z2
+	VMOVAPS Z1, Z3
+	MOVQ SI, BX
+	MOVQ R9, AX
+
+mostTile:
+	TESTQ AX, AX
+	JZ   mostLast
+	VMAXPS (BX), Z1, Z1
+	VMAXPS 64(BX), Z2, Z2
+	ADDQ R11, BX
+	DECQ AX
+	JMP  mostTile
+
+mostLast:
+	TESTQ CX, CX
+	JZ   mostRest
+	VMAXPS (BX), Z1, Z1
+	ADDQ $64, BX
+
+mostRest:
+	VMOVUPS (BX), K1, Z3
+	VMAXPS Z2, Z1, Z1
+	VMAXPS Z3, Z1, Z1
 	HORIZONTAL(VMAXPS)
 	VMOVSS (DI), X4 // the old one
 	VMAXSS X1, X4, X5
-	VMOVSS X5, (DI)
-	VBROADCASTSS X5, Z5
-
-	// Z9: by how much all so far shrinks; 1 where the maximum stays.
-	VBROADCASTSS one<>(SB), Z9
 	VUCOMISS X4, X5
-	JE   weigh // or no number: then the sum is none either
-	VBROADCASTSS X4, Z0
-	VSUBPS Z5, Z0, Z9
+	JE   nextRow // or no number: then the sum is none either
+	VMOVSS X5, (DI)
+	VSUBSS X5, X4, X9
+	VBROADCASTSS X9, Z9
 	EXP512(Z9)
+	VMULSS 4(DI), X9, X0
+	VMOVSS X0, 4(DI)
+	MOVQ R8, AX
+	LEAQ 8(DI), BX
+
+shrink:
+	VMULPS (BX), Z9, Z0
+	VMOVUPS Z0, (BX)
+	ADDQ $64, BX
+	SUBQ $16, AX
+	JNZ  shrink
+
+nextRow:
+	LEAQ 8(DI)(R8*4), DI
+	ADDQ $128, SI
+	DECQ R10
+	JNZ  row
+
+	MOVQ states+0(FP), DI
+	MOVQ scores+8(FP), SI
+	MOVQ rows+16(FP), R10
 
 weigh:
+	VBROADCASTSS (DI), Z5
+	VPXORD Z1, Z1, Z1 // sums of the weights
+	MOVQ SI, BX
+	MOVQ R9, AX
+
+weighTile:
+	TESTQ AX, AX
+	JZ   weighLast
+	VMOVUPS (BX), Z2
 	VSUBPS Z5, Z2, Z2
 	EXP512(Z2)
-	VMOVAPS.Z Z2, K1, Z1
-	VMOVUPS Z1, (SI)
-	CMPQ CX, $16
-	JLE  summed
+	VMOVUPS Z2, (BX)
+	VADDPS Z2, Z1, Z1
+	VMOVUPS 64(BX), Z3
 	VSUBPS Z5, Z3, Z3
 	EXP512(Z3)
-	VMOVAPS.Z Z3, K2, Z3
-	VMOVUPS Z3, 64(SI)
+	VMOVUPS Z3, 64(BX)
 	VADDPS Z3, Z1, Z1
+	ADDQ R11, BX
+	DECQ AX
+	JMP  weighTile
 
-summed:
+weighLast:
+	TESTQ CX, CX
+	JZ   weighRest
+	VMOVUPS (BX), Z2
+	VSUBPS Z5, Z2, Z2
+	EXP512(Z2)
+	VMOVUPS Z2, (BX)
+	VADDPS Z2, Z1, Z1
+	ADDQ $64, BX
+
+weighRest:
+	VMOVUPS (BX), Z2
+	VSUBPS Z5, Z2, Z2
+	EXP512(Z2)
+	VMOVAPS.Z Z2, K1, Z2
+	VMOVUPS Z2, (BX)
+	VADDPS Z2, Z1, Z1
 	HORIZONTAL(VADDPS)
-	VMULSS 4(DI), X9, X0
-	VADDSS X1, X0, X0
-	VMOVSS X0, 4(DI)
+	VADDSS 4(DI), X1, X1
+	VMOVSS X1, 4(DI)
+	LEAQ 8(DI)(R8*4), DI
+	ADDQ $128, SI
+	DECQ R10
+	JNZ  weigh
+	VZEROUPPER
+	RET
 
+// STATE64 loads 64 weighted values of a state at p, or with SAVE64 stores them. ADD64 adds the key's values in Z24 to Z27 to them, with the weight
+// at byte off of R14 and AX.
+#define STATE64(p, a, b, c, d) \
+	VMOVUPS (p), a \
+	VMOVUPS 64(p), b \
+	VMOVUPS 128(p), c \
+	VMOVUPS 192(p), d
+
+#define SAVE64(p, a, b, c, d) \
+	VMOVUPS a, (p) \
+	VMOVUPS b, 64(p) \
+	VMOVUPS c, 128(p) \
+	VMOVUPS d, 192(p)
+
+#define ADD64(off, weight, a, b, c, d) \
+	VBROADCASTSS off(R14)(AX*4), weight \
+	VFMADD231PS Z24, weight, a \
+	VFMADD231PS Z25, weight, b \
+	VFMADD231PS Z26, weight, c \
+	VFMADD231PS Z27, weight, d
+
+// func valuesAVX512(states, weights, v *float32, rows, n, stride, d int)
+//
+// 64 values a key, which six states share, or three: the query heads of one KV head, where one token asks.
+TEXT ·valuesAVX512(SB), NOSPLIT, $0-56
+	MOVQ states+0(FP), DI
+	MOVQ weights+8(FP), SI
+	MOVQ v+16(FP), DX
+	MOVQ d+48(FP), R8
 	ADDQ $8, DI
-	MOVQ R8, R9
-	SHLQ $2, R9 // bytes a row of values
+	LEAQ 8(R8*4), R13 // bytes a state
+	LEAQ (R8*4), R9   // bytes a row of values
 
-fold64: // 64 values a round
+columns64:
 	CMPQ R8, $64
-	JLT  fold16
-	VMULPS (DI), Z9, Z10
-	VMULPS 64(DI), Z9, Z11
-	VMULPS 128(DI), Z9, Z12
-	VMULPS 192(DI), Z9, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
+	JLT  columns16
+	MOVQ DI, R11
+	MOVQ SI, R12
+	MOVQ rows+24(FP), R10
+
+six64:
+	CMPQ R10, $6
+	JLT  three64
+	MOVQ R11, BX
+	STATE64(BX, Z0, Z1, Z2, Z3)
+	ADDQ R13, BX
+	STATE64(BX, Z4, Z5, Z6, Z7)
+	ADDQ R13, BX
+	STATE64(BX, Z8, Z9, Z10, Z11)
+	ADDQ R13, BX
+	STATE64(BX, Z12, Z13, Z14, Z15)
+	ADDQ R13, BX
+	STATE64(BX, Z16, Z17, Z18, Z19)
+	ADDQ R13, BX
+	STATE64(BX, Z20, Z21, Z22, Z23)
 	MOVQ DX, BX
+	MOVQ R12, R14
+	MOVQ n+32(FP), CX
+
+tile6x64:
+	MOVQ $32, R15
+	CMPQ CX, R15
+	CMOVQLT CX, R15
 	XORQ AX, AX
-	LEAQ -1(CX), R10
 
-pair64:
-	CMPQ AX, R10
-	JGE  last64
-	FOLD64(0, Z10, Z11, Z12, Z13)
-	FOLD64(4, Z14, Z15, Z16, Z17)
-	ADDQ $2, AX
-	JMP  pair64
+key6x64:
+	STATE64(BX, Z24, Z25, Z26, Z27)
+	ADD64(0, Z28, Z0, Z1, Z2, Z3)
+	ADD64(128, Z29, Z4, Z5, Z6, Z7)
+	ADD64(256, Z30, Z8, Z9, Z10, Z11)
+	ADD64(384, Z31, Z12, Z13, Z14, Z15)
+	ADD64(512, Z28, Z16, Z17, Z18, Z19)
+	ADD64(640, Z29, Z20, Z21, Z22, Z23)
+	ADDQ R9, BX
+	INCQ AX
+	CMPQ AX, R15
+	JLT  key6x64
+	ADDQ stride+40(FP), R14
+	SUBQ $32, CX
+	JG   tile6x64
+	SAVE64(R11, Z0, Z1, Z2, Z3)
+	ADDQ R13, R11
+	SAVE64(R11, Z4, Z5, Z6, Z7)
+	ADDQ R13, R11
+	SAVE64(R11, Z8, Z9, Z10, Z11)
+	ADDQ R13, R11
+	SAVE64(R11, Z12, Z13, Z14, Z15)
+	ADDQ R13, R11
+	SAVE64(R11, Z16, Z17, Z18, Z19)
+	ADDQ R13, R11
+	SAVE64(R11, Z20, Z21, Z22, Z23)
+	ADDQ R13, R11
+	ADDQ $768, R12
+	SUBQ $6, R10
+	JMP  six64
 
-last64:
-	CMPQ AX, CX
-	JGE  store64
-	FOLD64(0, Z10, Z11, Z12, Z13)
+three64:
+	CMPQ R10, $3
+	JLT  one64
+	MOVQ R11, BX
+	STATE64(BX, Z0, Z1, Z2, Z3)
+	ADDQ R13, BX
+	STATE64(BX, Z4, Z5, Z6, Z7)
+	ADDQ R13, BX
+	STATE64(BX, Z8, Z9, Z10, Z11)
+	MOVQ DX, BX
+	MOVQ R12, R14
+	MOVQ n+32(FP), CX
 
-store64:
-	VADDPS Z14, Z10, Z10
-	VADDPS Z15, Z11, Z11
-	VADDPS Z16, Z12, Z12
-	VADDPS Z17, Z13, Z13
-	VMOVUPS Z10, (DI)
-	VMOVUPS Z11, 64(DI)
-	VMOVUPS Z12, 128(DI)
-	VMOVUPS Z13, 192(DI)
+tile3x64:
+	MOVQ $32, R15
+	CMPQ CX, R15
+	CMOVQLT CX, R15
+	XORQ AX, AX
+
+key3x64:
+	STATE64(BX, Z24, Z25, Z26, Z27)
+	ADD64(0, Z28, Z0, Z1, Z2, Z3)
+	ADD64(128, Z29, Z4, Z5, Z6, Z7)
+	ADD64(256, Z30, Z8, Z9, Z10, Z11)
+	ADDQ R9, BX
+	INCQ AX
+	CMPQ AX, R15
+	JLT  key3x64
+	ADDQ stride+40(FP), R14
+	SUBQ $32, CX
+	JG   tile3x64
+	SAVE64(R11, Z0, Z1, Z2, Z3)
+	ADDQ R13, R11
+	SAVE64(R11, Z4, Z5, Z6, Z7)
+	ADDQ R13, R11
+	SAVE64(R11, Z8, Z9, Z10, Z11)
+	ADDQ R13, R11
+	ADDQ $384, R12
+	SUBQ $3, R10
+	JMP  three64
+
+one64:
+	TESTQ R10, R10
+	JZ   next64
+	STATE64(R11, Z0, Z1, Z2, Z3)
+	MOVQ DX, BX
+	MOVQ R12, R14
+	MOVQ n+32(FP), CX
+
+tile1x64:
+	MOVQ $32, R15
+	CMPQ CX, R15
+	CMOVQLT CX, R15
+	XORQ AX, AX
+
+key1x64:
+	STATE64(BX, Z24, Z25, Z26, Z27)
+	ADD64(0, Z28, Z0, Z1, Z2, Z3)
+	ADDQ R9, BX
+	INCQ AX
+	CMPQ AX, R15
+	JLT  key1x64
+	ADDQ stride+40(FP), R14
+	SUBQ $32, CX
+	JG   tile1x64
+	SAVE64(R11, Z0, Z1, Z2, Z3)
+	ADDQ R13, R11
+	ADDQ $128, R12
+	DECQ R10
+	JMP  one64
+
+next64:
 	ADDQ $256, DI
 	ADDQ $256, DX
 	SUBQ $64, R8
-	JMP  fold64
+	JMP  columns64
 
-fold16: // 16 values a round
+columns16: // of heads that are no multiple of 64 values
 	TESTQ R8, R8
-	JZ   folded
-	VMULPS (DI), Z9, Z10
-	MOVQ DX, BX
-	XORQ AX, AX
+	JZ   weighted
+	MOVQ DI, R11
+	MOVQ SI, R12
+	MOVQ rows+24(FP), R10
 
 row16:
-	VBROADCASTSS (SI)(AX*4), Z8
-	VFMADD231PS (BX), Z8, Z10
+	VMOVUPS (R11), Z0
+	MOVQ DX, BX
+	MOVQ R12, R14
+	MOVQ n+32(FP), CX
+
+tile16:
+	MOVQ $32, R15
+	CMPQ CX, R15
+	CMOVQLT CX, R15
+	XORQ AX, AX
+
+key16:
+	VBROADCASTSS (R14)(AX*4), Z28
+	VFMADD231PS (BX), Z28, Z0
 	ADDQ R9, BX
 	INCQ AX
-	CMPQ AX, CX
-	JLT  row16
-	VMOVUPS Z10, (DI)
+	CMPQ AX, R15
+	JLT  key16
+	ADDQ stride+40(FP), R14
+	SUBQ $32, CX
+	JG   tile16
+	VMOVUPS Z0, (R11)
+	ADDQ R13, R11
+	ADDQ $128, R12
+	DECQ R10
+	JNZ  row16
 	ADDQ $64, DI
 	ADDQ $64, DX
 	SUBQ $16, R8
-	JMP  fold16
+	JMP  columns16
 
-folded:
+weighted:
 	VZEROUPPER
 	RET

@@ -303,7 +303,7 @@ added:
 
 // func tileSoftmax(a *tileSoftmaxArgs)
 //
-// The first half of foldAVX512 for many queries: scores become weights, split, and what their states shrink by.
+// As softmaxAVX512, for one tile of keys: scores become weights, split, and what their states shrink by.
 TEXT ·tileSoftmax(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), BX
 	MOVQ tileSoftmaxArgs_scores(BX), SI

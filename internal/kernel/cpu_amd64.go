@@ -38,10 +38,17 @@ func dot4x2AVX2(w0, w1, w2, w3, x0, x1 *float32, n int, out *[2 * panelRows]floa
 //go:noescape
 func f16ToF32AVX2(dst *float32, src *uint16, n int)
 
-// foldAVX512 is Fold for one row, of n scores, 1 to KeyTile, and d values, a multiple of 16.
+// panelRowF32, panelRowF16 and panelRowBF16 write the products of one row of x with the tileRows rows of a panel, depth columns of it, to dst: sums in
+// ascending order, as gemm6x16AVX2 has them.
 //
 //go:noescape
-func foldAVX512(state, scores, v *float32, n, d int)
+func panelRowF32(dst, x, panel *float32, depth int)
+
+//go:noescape
+func panelRowF16(dst, x *float32, panel *uint16, depth int)
+
+//go:noescape
+func panelRowBF16(dst, x *float32, panel *uint16, depth int)
 
 // softmaxAVX2 is the part of Fold that makes weights of scores, valuesAVX2 the one that adds weighted values. d is a multiple of 8, rows
 // and n are above 0; stride, from one tile of scores to the next, is in bytes.
@@ -51,6 +58,14 @@ func softmaxAVX2(states, scores *float32, rows, n, stride, d int)
 
 //go:noescape
 func valuesAVX2(states, weights, v *float32, rows, n, stride, d int)
+
+// softmaxAVX512 and valuesAVX512 are their twins; d is a multiple of 16.
+//
+//go:noescape
+func softmaxAVX512(states, scores *float32, rows, n, stride, d int)
+
+//go:noescape
+func valuesAVX512(states, weights, v *float32, rows, n, stride, d int)
 
 // sumSquaresAVX2 is Σ x[i]², in float64; n is a multiple of 16, above 0.
 //

@@ -109,7 +109,6 @@ func scaleRowAVX2(dst, x, gain *float32, n int, scale float32) {
 func swiGLUAVX2(gate, up *float32, n int)             { panic("kernel: no AVX2 in this build") }
 func transposeAVX2(dst, src *float32, n, d int)       { panic("kernel: no AVX2 in this build") }
 func scoresAVX512(dst, q, keys *float32, rows, d int) { panic("kernel: no AVX-512 in this build") }
-func foldAVX512(state, scores, v *float32, n, d int)  { panic("kernel: no AVX-512 in this build") }
 func scoresAVX2(dst, q, keys *float32, rows, d int)   { panic("kernel: no AVX2 in this build") }
 func f32ToF16AVX2(dst *uint16, src *float32, n int)   { panic("kernel: no AVX2 in this build") }
 func bf16ToF32AVX2(dst *float32, src *uint16, n int)  { panic("kernel: no AVX2 in this build") }
@@ -125,11 +124,20 @@ func narrowScoresAVX2(dst, q, keys *float32, rows, d int)    { panic("kernel: no
 func rotateAVX2(dst, src, turns *float32, heads, n, d int, scale float32) {
 	panic("kernel: no AVX2 in this build")
 }
+func panelRowF32(dst, x, panel *float32, depth int)          { panic("kernel: no AVX2 in this build") }
+func panelRowF16(dst, x *float32, panel *uint16, depth int)  { panic("kernel: no AVX2 in this build") }
+func panelRowBF16(dst, x *float32, panel *uint16, depth int) { panic("kernel: no AVX2 in this build") }
 func softmaxAVX2(states, scores *float32, rows, n, stride, d int) {
 	panic("kernel: no AVX2 in this build")
 }
 func valuesAVX2(states, weights, v *float32, rows, n, stride, d int) {
 	panic("kernel: no AVX2 in this build")
+}
+func softmaxAVX512(states, scores *float32, rows, n, stride, d int) {
+	panic("kernel: no AVX-512 in this build")
+}
+func valuesAVX512(states, weights, v *float32, rows, n, stride, d int) {
+	panic("kernel: no AVX-512 in this build")
 }
 
 type gemmArgs struct {

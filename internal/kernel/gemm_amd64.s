@@ -367,3 +367,75 @@ gradient:
 	JG   gradient
 	VZEROUPPER
 	RET
+
+// PANELROW adds a row of x to the sums of a panel's sixteen rows, in Y0 and Y1: Y2 and Y3 are the weights of column AX.
+#define PANELROW \
+	VBROADCASTSS (SI)(AX*4), Y4 \
+	VFMADD231PS Y2, Y4, Y0 \
+	VFMADD231PS Y3, Y4, Y1 \
+	INCQ AX \
+	CMPQ AX, CX
+
+#define PANELEND \
+	VMOVUPS Y0, (DI) \
+	VMOVUPS Y1, 32(DI) \
+	VZEROUPPER
+
+// func panelRowF32(dst, x, panel *float32, depth int)
+TEXT ·panelRowF32(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), DI
+	MOVQ x+8(FP), SI
+	MOVQ panel+16(FP), DX
+	MOVQ depth+24(FP), CX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	XORQ AX, AX
+
+column:
+	VMOVUPS (DX), Y2
+	VMOVUPS 32(DX), Y3
+	ADDQ $64, DX
+	PANELROW
+	JLT  column
+	PANELEND
+	RET
+
+// func panelRowF16(dst, x *float32, panel *uint16, depth int)
+TEXT ·panelRowF16(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), DI
+	MOVQ x+8(FP), SI
+	MOVQ panel+16(FP), DX
+	MOVQ depth+24(FP), CX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	XORQ AX, AX
+
+column:
+	VCVTPH2PS (DX), Y2
+	VCVTPH2PS 16(DX), Y3
+	ADDQ $32, DX
+	PANELROW
+	JLT  column
+	PANELEND
+	RET
+
+// func panelRowBF16(dst, x *float32, panel *uint16, depth int)
+TEXT ·panelRowBF16(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), DI
+	MOVQ x+8(FP), SI
+	MOVQ panel+16(FP), DX
+	MOVQ depth+24(FP), CX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	XORQ AX, AX
+
+column:
+	VPMOVZXWD (DX), Y2
+	VPMOVZXWD 16(DX), Y3
+	VPSLLD $16, Y2, Y2
+	VPSLLD $16, Y3, Y3
+	ADDQ $32, DX
+	PANELROW
+	JLT  column
+	PANELEND
+	RET

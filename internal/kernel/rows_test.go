@@ -327,7 +327,7 @@ func TestFold_PieceByPiece_IsOneSoftmax(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		for _, d := range []int{1, 7, 8, 16, 63, 64, 72, 80, 104, 128} {
 			for n := 1; n <= 3*KeyTile+5; n++ {
-				rows := 1 + rng.IntN(5)
+				rows := 1 + rng.IntN(11)
 				stride := (rows + rng.IntN(2)) * KeyTile
 				states := append(make([]float32, rows*(2+d)), 7)
 				for r := range rows {
