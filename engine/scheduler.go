@@ -165,6 +165,8 @@ func (s *scheduler) run() {
 			}
 			s.advance(p, failure)
 		}
+		clear(s.batch)
+		clear(s.pieces) // and with them the keys and values of requests that have ended
 	}
 }
 

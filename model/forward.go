@@ -135,6 +135,7 @@ func (w *Workspace) Forward(ctx context.Context, batch []Sequence, progress func
 				batch[i].KV.Len = lens[i]
 			}
 		}
+		w.forget()
 	}()
 	if err := w.check(batch); err != nil {
 		return err
@@ -154,6 +155,13 @@ func (w *Workspace) Forward(ctx context.Context, batch []Sequence, progress func
 		}
 	}
 	return nil
+}
+
+// forget lets go of the batch: keys and values that nobody else holds are many megabytes.
+func (w *Workspace) forget() {
+	clear(w.parts[:cap(w.parts)])
+	clear(w.queries[:cap(w.queries)])
+	clear(w.segments[:cap(w.segments)])
 }
 
 func (w *Workspace) check(batch []Sequence) error {

@@ -10,8 +10,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -472,6 +474,30 @@ func TestForward_Progress_CountsToTheEnd(t *testing.T) {
 	}
 	if !slices.Equal(told, []int{512, 1024, 1100}) {
 		t.Errorf("told %v, want 512, 1024 and 1100", told)
+	}
+}
+
+// A workspace outlives what it has computed.
+func TestForward_LetsGoOfTheBatch(t *testing.T) {
+	m := load(t, "tiny-tied.gguf")
+	w := m.NewWorkspace(1)
+	defer w.Close()
+	freed := make(chan int, 2)
+	func() {
+		past, block := m.NewKV(kv.F16, 3), m.NewKV(kv.F16, 2)
+		runtime.AddCleanup(past, func(i int) { freed <- i }, 0)
+		runtime.AddCleanup(&block.Payload[0], func(i int) { freed <- i }, 1)
+		if err := w.Forward(t.Context(), []Sequence{{Tokens: []int32{1, 2, 3}, KV: past}, {Tokens: []int32{4, 5}, KV: block, Past: []*KV{past}}}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	for range 2 {
+		runtime.GC()
+		select {
+		case <-freed:
+		case <-time.After(5 * time.Second):
+			t.Fatal("keys and values of the last batch are held")
+		}
 	}
 }
 
