@@ -17,7 +17,7 @@ const module = "github.com/tessera-llm/tessera"
 // ranks is the import table: a package may import those of the lines above its own, and no other of this module.
 // What the tests of a package import is not restricted.
 var ranks = [][]string{
-	{"internal/home", "internal/testenv"},
+	{"internal/home", "internal/testenv", "adapters"},
 	{"internal/kernel", "internal/vfs", "tokenizer", "pull", "grammar", "cite"},
 	{"weights", "attention", "prompt", "kv", "corpus"},
 	{"model"},

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tessera-llm/tessera/adapters"
 	"github.com/tessera-llm/tessera/internal/testenv"
 	"github.com/tessera-llm/tessera/prompt"
 	"github.com/tessera-llm/tessera/weights"
@@ -98,6 +99,53 @@ func TestAsk_Auto_FollowsTheRecordOfTheseWeights(t *testing.T) {
 	if r.Adapter != nil {
 		t.Errorf("the receipt's adapter is %q, want none", *r.Adapter)
 	}
+}
+
+// The default model is used with the adapter that ships for it, and Auto follows that one's record where the user has none.
+func TestAsk_DefaultModel_HasTheAdapterThatShips(t *testing.T) {
+	path := testenv.Model(t)
+	file, err := weights.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	model, err := file.Fingerprint("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shipped, ok := adapters.For(model)
+	if !ok {
+		t.Fatal("no adapter ships for the default model")
+	}
+	record, err := weights.ParseRecord(shipped.Name, shipped.Record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	auto := map[bool]string{true: "block", false: "full"}
+	o := tessera.Options{Model: path, Records: t.TempDir(), Warn: func(error) {}}
+	check := func(pass bool) {
+		t.Helper()
+		x, end := open(t, o)
+		defer end()
+		q := riverQuestion()
+		q.Attention, q.MaxTokens = tessera.Auto, 1
+		r := ask(t, x, q)
+		want(t, "attention", r.Attention, auto[pass])
+		if r.Adapter == nil || *r.Adapter != shipped.Name {
+			t.Errorf("the receipt's adapter is %v, want %s", r.Adapter, shipped.Name)
+		}
+	}
+	check(record.Passes(weights.Margin))
+
+	own := *record // of a user who found the opposite
+	own.Sets = []weights.Scores{{Dataset: "mine", N: 100, Passages: 10, Full: .5, Block: .5}}
+	if record.Passes(weights.Margin) {
+		own.Sets[0].Block = 0
+	}
+	if err := own.Write(weights.RecordPath(o.Records, model, (*[32]byte)(record.Adapter))); err != nil {
+		t.Fatal(err)
+	}
+	check(!record.Passes(weights.Margin))
 }
 
 // A block's keys and values depend on an adapter that acts on every token: nothing stored with one is used with another.

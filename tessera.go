@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/tessera-llm/tessera/adapters"
 	"github.com/tessera-llm/tessera/engine"
 	"github.com/tessera-llm/tessera/internal/kernel"
 	"github.com/tessera-llm/tessera/kv"
@@ -30,8 +31,8 @@ import (
 // Options of Open. Only Model is needed.
 type Options struct {
 	Model     string // path of a GGUF file
-	Adapter   string // path of an adapter for it; "" or NoAdapter: none
-	Records   string // folder of evaluation records, which decide what Auto is; "": none, so that Auto is Full
+	Adapter   string // path of an adapter for it; "": the one that ships with Tessera, where there is one for this model; NoAdapter: none
+	Records   string // folder of evaluation records, which decide what Auto is; "": only the shipped adapter's
 	Store     string // folder of the block store; "": blocks are kept in memory only
 	Cache     string // folder that remembers the model's fingerprint; "": it is computed each time
 	RAMBytes  int64  // bound of blocks in memory; 0: kv.DefaultRAMBytes
@@ -120,7 +121,7 @@ func Open(o Options) (t *Tessera, err error) {
 
 // adapt puts the adapter beside the model's weights, finds their evaluation record, and returns the adapter's fingerprint, zero for none.
 func (t *Tessera) adapt(o Options, model [32]byte) (fingerprint [32]byte, err error) {
-	adapter, name, err := LoadAdapter(o.Adapter, t.file)
+	adapter, name, err := LoadAdapter(o.Adapter, t.file, model)
 	if err != nil {
 		return fingerprint, err
 	}
@@ -133,24 +134,40 @@ func (t *Tessera) adapt(o Options, model [32]byte) (fingerprint [32]byte, err er
 		fingerprint = adapter.Fingerprint()
 		of = &fingerprint
 	}
-	if o.Records == "" {
-		return fingerprint, nil
+	var candidates []*weights.Record
+	if o.Records != "" {
+		r, err := weights.ReadRecord(weights.RecordPath(o.Records, model, of))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fingerprint, err
+		}
+		candidates = append(candidates, r)
 	}
-	record, err := weights.ReadRecord(weights.RecordPath(o.Records, model, of))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return fingerprint, err
-	case record.Of(model, of, prompt.Format) == nil: // else it was made with another version of the prompt
-		t.record = record
+	if shipped, ok := adapters.For(model); ok {
+		r, err := weights.ParseRecord(shipped.Name, shipped.Record)
+		if err != nil {
+			return fingerprint, err
+		}
+		candidates = append(candidates, r)
+	}
+	for _, r := range candidates {
+		if r != nil && r.Of(model, of, prompt.Format) == nil {
+			t.record = r
+			break
+		}
 	}
 	return fingerprint, nil
 }
 
-// LoadAdapter reads the adapter that Options.Adapter names, for the model in file, and says what it is called: nil and "" for none.
-func LoadAdapter(ref string, file *weights.File) (a *weights.Adapter, name string, err error) {
-	if ref == "" || ref == NoAdapter {
+// LoadAdapter reads the adapter that Options.Adapter names, for the model in file with this fingerprint, and says what it is called: nil and ""
+// for none.
+func LoadAdapter(ref string, file *weights.File, fingerprint [32]byte) (a *weights.Adapter, name string, err error) {
+	shipped, ok := adapters.For(fingerprint)
+	switch {
+	case ref == NoAdapter || ref == "" && !ok:
 		return nil, "", nil
+	case ref == "":
+		a, err = weights.ReadAdapter(shipped.Name, shipped.GGUF, file)
+		return a, shipped.Name, err
 	}
 	a, err = weights.OpenAdapter(ref, file)
 	return a, filepath.Base(ref), err

@@ -62,6 +62,15 @@ func OpenAdapter(path string, base *File) (*Adapter, error) {
 	return a, errors.Join(err, f.Close())
 }
 
+// ReadAdapter is OpenAdapter of a GGUF file's bytes; name stands for its path in errors.
+func ReadAdapter(name string, data []byte, base *File) (*Adapter, error) {
+	f := &File{path: name, data: data}
+	if err := parse(f); err != nil {
+		return nil, err
+	}
+	return f.adapter(base)
+}
+
 // Fingerprint is the BLAKE3 hash of all that the adapter changes, whatever file it was read from.
 func (a *Adapter) Fingerprint() [32]byte {
 	h := blake3.New()

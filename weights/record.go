@@ -76,6 +76,11 @@ func ReadRecord(path string) (*Record, error) {
 	if err != nil {
 		return nil, err
 	}
+	return ParseRecord(path, raw)
+}
+
+// ParseRecord is ReadRecord of a file's bytes; path stands for it in errors.
+func ParseRecord(path string, raw []byte) (*Record, error) {
 	r := &Record{}
 	if err := json.Unmarshal(raw, r); err != nil {
 		return nil, &Error{path, "record", fmt.Sprintf("not an evaluation record: %v", err)}

@@ -38,7 +38,7 @@ QUESTION - is read from standard input.`,
 		Example: "  tessera ask -d notes/ 'Who wrote the report?'\n  tessera ask -d passages.jsonl --attention block --json 'Who wrote it?'",
 		Args:    cobra.ExactArgs(1),
 	}
-	model, adapter := modelFlag(cmd), adapterFlag(cmd)
+	model, adapter := modelFlag(cmd), adapterFlag(cmd, "")
 	f := cmd.Flags()
 	f.StringArrayVarP(&paths, "documents", "d", nil, "a file or folder of documents; may be repeated")
 	f.StringVarP(&from, "collection", "c", "", "a collection that 'tessera ingest' made, whose best passages are the documents")

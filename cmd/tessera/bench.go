@@ -13,6 +13,8 @@ import (
 	"github.com/tessera-llm/tessera/bench"
 	"github.com/tessera-llm/tessera/internal/home"
 	"github.com/tessera-llm/tessera/pull"
+
+	tessera "github.com/tessera-llm/tessera"
 )
 
 func benchCommand() *cobra.Command {
@@ -78,7 +80,7 @@ func benchModelCommand(name, short, long, defaults string, test func(*bench.Benc
 		query         int
 	)
 	cmd := &cobra.Command{Use: name, Short: short, Long: long, Args: cobra.NoArgs}
-	model, adapter := modelFlag(cmd), adapterFlag(cmd)
+	model, adapter := modelFlag(cmd), adapterFlag(cmd, tessera.NoAdapter)
 	flags.add(cmd)
 	cmd.Flags().StringVar(&lengths, "lengths", defaults, "numbers of tokens; 1K is 1,024")
 	cmd.Flags().StringVar(&plot, "plot", "", "draw a figure to this file, .svg or .png")

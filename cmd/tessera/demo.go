@@ -210,7 +210,7 @@ func (d *demo) again(store string) (run demoRun, err error) {
 
 // ask asks all questions times times of one model over one store.
 func (d *demo) ask(attention tessera.Attention, store string, times int) (runs []demoRun, err error) {
-	t, err := openAt(d.cmd, d.path, tessera.NoAdapter, store, limits{})
+	t, err := openAt(d.cmd, d.path, "", store, limits{})
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -60,7 +61,7 @@ With --out, answers are kept as they come: the same command goes on where it was
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().StringVarP(&f.model, "model", "m", defaultModel, "model: a name that was pulled, or a GGUF file")
-	cmd.Flags().StringArrayVar(&f.adapters, "adapter", []string{tessera.NoAdapter}, "adapter of the model; several times for several, none for the model as it is")
+	cmd.Flags().StringArrayVar(&f.adapters, "adapter", []string{""}, "adapter of the model, a file or none; several times for several; without this flag the one that ships for the model")
 	cmd.Flags().StringArrayVar(&f.data, "data", nil, "file of questions; several times for several")
 	cmd.Flags().StringSliceVar(&f.attention, "attention", []string{string(engine.Full)}, "full, block, or full,block for both")
 	cmd.Flags().BoolVar(&f.unmoved, "no-reencode", false, "block attention without position re-encoding, too: the paper's ablation")
@@ -255,8 +256,12 @@ func (f *evalFlags) print(cmd *cobra.Command, results []*eval.Result) error {
 	if g.Gate.Pass {
 		verdict = "PASSES"
 	}
-	_, err = fmt.Fprintf(out, "\nblock mode is %.1f points below full mode, averaged over %d sets; at most %.1f are allowed: the model %s\nrecord: %s\n",
-		g.Gate.Gap, len(record.Sets), f.margin, verdict, path)
+	side := "below"
+	if g.Gate.Gap < 0 {
+		side = "above"
+	}
+	_, err = fmt.Fprintf(out, "\nblock mode is %.1f points %s full mode, averaged over %d sets; at most %.1f below are allowed: the model %s\nrecord: %s\n",
+		math.Abs(g.Gate.Gap), side, len(record.Sets), f.margin, verdict, path)
 	return err
 }
 

@@ -52,7 +52,7 @@ the same command goes on.`,
 		Example: "  tessera ingest -c notes ~/notes\n  tessera ask -c notes 'Who wrote the report?'",
 		Args:    cobra.MinimumNArgs(1),
 	}
-	model, adapter := modelFlag(cmd), adapterFlag(cmd)
+	model, adapter := modelFlag(cmd), adapterFlag(cmd, "")
 	f := cmd.Flags()
 	f.StringVarP(&name, "collection", "c", "", "its name; made if it is new")
 	f.BoolVar(&sync, "sync", false, "drop the passages of files that are gone")

@@ -27,9 +27,13 @@ func modelFlag(cmd *cobra.Command) *string {
 	return cmd.Flags().StringP("model", "m", defaultModel, "model: a name that was pulled, or a GGUF file")
 }
 
-// adapterFlag adds --adapter.
-func adapterFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("adapter", tessera.NoAdapter, "adapter of the model: a file, as 'tessera train' writes it, or a folder as PEFT saves it")
+// adapterFlag adds --adapter, by default preset.
+func adapterFlag(cmd *cobra.Command, preset string) *string {
+	usage := "adapter of the model: a file, as 'tessera train' writes it, a folder as PEFT saves it, or none; without this flag the one that ships for the model"
+	if preset != "" {
+		usage = "adapter of the model: a file, as 'tessera train' writes it, or a folder as PEFT saves it"
+	}
+	return cmd.Flags().String("adapter", preset, usage)
 }
 
 // withTessera runs a command on a model over the user's block store.
@@ -110,7 +114,7 @@ type bare struct {
 	name    string           // the adapter's
 	hash    [32]byte         // fingerprint of the model's file
 	tok     *tokenizer.Tokenizer
-	work    *model.Workspace
+	work    *model.Workspace // nil until workspace was called
 	kv      kv.Type
 }
 
@@ -153,7 +157,6 @@ func openBare(ref, adapter, kvType string) (b *bare, err error) {
 	if b.tok, err = tokenizer.New(vocab); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	b.work = b.m.NewWorkspace(runtime.GOMAXPROCS(0))
 	return b, nil
 }
 
@@ -166,7 +169,7 @@ func (b *bare) adapt(ref string) error {
 	if b.hash, err = b.file.Fingerprint(cache); err != nil {
 		return err
 	}
-	if b.adapter, b.name, err = tessera.LoadAdapter(ref, b.file); err != nil || b.adapter == nil {
+	if b.adapter, b.name, err = tessera.LoadAdapter(ref, b.file, b.hash); err != nil || b.adapter == nil {
 		return err
 	}
 	if b.m, err = b.m.WithAdapter(b.adapter); err != nil {
@@ -175,7 +178,17 @@ func (b *bare) adapt(ref string) error {
 	return nil
 }
 
+// workspace is where the model is computed, made when it is first wanted.
+func (b *bare) workspace() *model.Workspace {
+	if b.work == nil {
+		b.work = b.m.NewWorkspace(runtime.GOMAXPROCS(0))
+	}
+	return b.work
+}
+
 func (b *bare) close() error {
-	b.work.Close()
+	if b.work != nil {
+		b.work.Close()
+	}
 	return b.file.Close()
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tessera-llm/tessera/eval"
+
+	tessera "github.com/tessera-llm/tessera"
 )
 
 func perplexityCommand() *cobra.Command {
@@ -26,7 +28,7 @@ func perplexityCommand() *cobra.Command {
 answers to instructions, each after its own, in the model's chat format.`,
 		Args: cobra.NoArgs,
 	}
-	model, adapter, kvType := modelFlag(cmd), adapterFlag(cmd), kvFlag(cmd)
+	model, adapter, kvType := modelFlag(cmd), adapterFlag(cmd, tessera.NoAdapter), kvFlag(cmd)
 	cmd.Flags().StringVarP(&path, "file", "f", "", "the text, in UTF-8")
 	cmd.Flags().StringVar(&instruct, "instruct", "", `file of {"instruction","input","output"} lines`)
 	cmd.Flags().IntVar(&window, "window", 512, "tokens a window")
@@ -73,7 +75,7 @@ func textPerplexity(ctx context.Context, b *bare, path string, window int, progr
 	if !utf8.Valid(text) {
 		return p, fmt.Errorf("%s: not a text in UTF-8", path)
 	}
-	if p, err = eval.MeasurePerplexity(ctx, b.m, b.work, b.tok, b.kv, string(text), window, progress); err != nil {
+	if p, err = eval.MeasurePerplexity(ctx, b.m, b.workspace(), b.tok, b.kv, string(text), window, progress); err != nil {
 		err = fmt.Errorf("%s: %w", path, err)
 	}
 	return p, err
@@ -99,7 +101,7 @@ func answerPerplexity(ctx context.Context, b *bare, path string, progress func(d
 	if len(list) == 0 {
 		return p, fmt.Errorf("%s: no instructions", path)
 	}
-	if p, err = eval.MeasureAnswers(ctx, b.m, b.work, b.kv, list, progress); err != nil {
+	if p, err = eval.MeasureAnswers(ctx, b.m, b.workspace(), b.kv, list, progress); err != nil {
 		err = fmt.Errorf("%s: %w", path, err)
 	}
 	return p, err

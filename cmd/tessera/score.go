@@ -6,6 +6,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tessera-llm/tessera/eval"
+
+	tessera "github.com/tessera-llm/tessera"
 )
 
 func scoreCommand() *cobra.Command {
@@ -18,7 +20,7 @@ FILE holds a list of {"name","ids","blocks"}: blocks are block lengths, the last
 attention. Optional: "dependent", indices of the other blocks that attend to all before them, and "first", from which id on.`,
 		Args: cobra.ExactArgs(1),
 	}
-	model, adapter, kvType := modelFlag(cmd), adapterFlag(cmd), kvFlag(cmd)
+	model, adapter, kvType := modelFlag(cmd), adapterFlag(cmd, tessera.NoAdapter), kvFlag(cmd)
 	cmd.Flags().Bool("json", true, "print JSON; there is no other form")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		f, err := os.Open(args[0])
@@ -42,7 +44,7 @@ attention. Optional: "dependent", indices of the other blocks that attend to all
 		bar := newProgress(cmd.ErrOrStderr(), "scoring", false)
 		scores := make([]eval.Score, len(cases))
 		for i := range cases {
-			scores[i], err = eval.ScoreCase(cmd.Context(), b.m, b.work, b.kv, &cases[i], func(done int) { bar.set(int64(before+done), int64(total)) })
+			scores[i], err = eval.ScoreCase(cmd.Context(), b.m, b.workspace(), b.kv, &cases[i], func(done int) { bar.set(int64(before+done), int64(total)) })
 			if err != nil {
 				bar.clear()
 				return err

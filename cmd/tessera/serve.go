@@ -49,7 +49,7 @@ first, then the environment. Traces go where OTEL_EXPORTER_OTLP_ENDPOINT says.`,
 		Example: "  tessera serve\n  tessera serve --addr 0.0.0.0:8080 --keys keys.txt --tls-cert cert.pem --tls-key key.pem",
 		Args:    cobra.NoArgs,
 	}
-	model, adapter := modelFlag(cmd), adapterFlag(cmd)
+	model, adapter := modelFlag(cmd), adapterFlag(cmd, "")
 	f := cmd.Flags()
 	f.StringVar(&addr, "addr", "127.0.0.1:8080", "address to listen on")
 	f.StringVar(&keysFile, "keys", "", "file of API keys")
