@@ -276,13 +276,18 @@ func (s *gemmScratch) copyLast(t int, a gemmLeft, rows, depth int) {
 func (s *gemmScratch) ragged(dst []float32, stride int, a gemmLeft, b []float32, depth, rows, n int, add bool) {
 	gemmTiles(s.tile[:], gemmCols, a, b, depth, 1, false)
 	for r := range rows {
-		out := dst[r*stride:][:n]
-		for j, v := range s.tile[r*gemmCols:][:n] {
-			if add {
-				v += out[j]
-			}
-			out[j] = v
+		put(dst[r*stride:], s.tile[r*gemmCols:][:n], add)
+	}
+}
+
+// put writes sums to dst, or adds them to what is there.
+func put(dst, sums []float32, add bool) {
+	dst = dst[:len(sums)]
+	for j, v := range sums {
+		if add {
+			v += dst[j]
 		}
+		dst[j] = v
 	}
 }
 

@@ -62,39 +62,20 @@ func (m *Matrix) widen(s *scratch, data []byte) []float32 {
 	return values
 }
 
-// panelRow computes the outputs of one panel of weights for the only row of x. Weights are read from memory at its speed, and used once.
-func (mm *MatMul) panelRow(s *scratch, pr *Product, tile int) {
-	w, x, k := pr.W, pr.X.x, pr.W.Cols
-	rows := min(tileRows, w.Rows-tile*tileRows)
-	dst, sums := pr.Dst[tile*tileRows:][:rows], &s.gemm.tile
-	stretches := (k + gemmDepth - 1) / gemmDepth
-	for n := range stretches {
-		from, to := k*n/stretches, k*(n+1)/stretches
-		data, x := w.stretch(tile, from, to), x[from:to]
-		switch w.Type {
-		case F32:
-			panelRowF32(&sums[0], &x[0], &Floats(data)[0], len(x))
-		case F16:
-			panelRowF16(&sums[0], &x[0], &Halves(data)[0], len(x))
-		case BF16:
-			panelRowBF16(&sums[0], &x[0], &Halves(data)[0], len(x))
-		}
-		for i := range dst {
-			if pr.Add || n > 0 {
-				dst[i] = sums[i] + dst[i]
-			} else {
-				dst[i] = sums[i]
-			}
-		}
+// panelRow writes the products of one row of x with a stretch: weights are read from memory at its speed, and used once.
+func (m *Matrix) panelRow(sums *[gemmRows * gemmCols]float32, x []float32, data []byte) {
+	switch m.Type {
+	case F32:
+		panelRowF32(&sums[0], &x[0], &Floats(data)[0], len(x))
+	case F16:
+		panelRowF16(&sums[0], &x[0], &Halves(data)[0], len(x))
+	case BF16:
+		panelRowBF16(&sums[0], &x[0], &Halves(data)[0], len(x))
 	}
 }
 
 // panel computes the outputs of one panel of weights, for every row of x.
 func (mm *MatMul) panel(s *scratch, pr *Product, tile int) {
-	if pr.X.rows == 1 {
-		mm.panelRow(s, pr, tile)
-		return
-	}
 	w, x, k := pr.W, pr.X.x, pr.W.Cols
 	whole, rest := pr.X.rows/gemmRows, pr.X.rows%gemmRows
 	rows := min(tileRows, w.Rows-tile*tileRows)
@@ -102,7 +83,13 @@ func (mm *MatMul) panel(s *scratch, pr *Product, tile int) {
 	stretches := (k + gemmDepth - 1) / gemmDepth
 	for n := range stretches {
 		from, to := k*n/stretches, k*(n+1)/stretches
-		weights, depth, add := w.widen(s, w.stretch(tile, from, to)), to-from, pr.Add || n > 0
+		data, depth, add := w.stretch(tile, from, to), to-from, pr.Add || n > 0
+		if pr.X.rows == 1 {
+			w.panelRow(&s.gemm.tile, x[from:to], data)
+			put(dst, s.gemm.tile[:rows], add)
+			continue
+		}
+		weights := w.widen(s, data)
 		left := gemmLeft{data: x[from:], tile: gemmRows * k, row: k, col: 1}
 		if rows == tileRows && whole > 0 {
 			gemmTiles(dst, pr.Stride, left, weights, depth, whole, add)
