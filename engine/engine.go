@@ -145,13 +145,19 @@ func (e *Engine) Generate(ctx context.Context, r Request) (*Receipt, error) {
 		return nil, fmt.Errorf("engine: %d blocks and %d tokens to generate; want at least one of each", len(r.Blocks), r.MaxTokens)
 	}
 	rec := &Receipt{}
-	for _, b := range r.Blocks {
+	asked := r.Blocks
+	for _, b := range asked {
 		rec.Prompt += len(b.Tokens)
 	}
-	if rec.Prompt >= e.model.Context {
-		return nil, &ContextError{rec.Prompt, e.model.Context}
+	r.Blocks = Link(e.model, asked, r.Attention)
+	tokens := 0
+	for _, b := range r.Blocks {
+		tokens += len(b.Tokens)
 	}
-	r.MaxTokens = min(r.MaxTokens, e.model.Context-rec.Prompt)
+	if tokens >= e.model.Context {
+		return nil, &ContextError{tokens, e.model.Context}
+	}
+	r.MaxTokens = min(r.MaxTokens, e.model.Context-tokens)
 
 	p, err := e.prefill(ctx, &r, rec)
 	if err != nil {
@@ -163,7 +169,7 @@ func (e *Engine) Generate(ctx context.Context, r Request) (*Receipt, error) {
 		return rec, nil
 	}
 	d := decoding{e: e, r: &r, rec: rec, p: p, decoder: e.tok.Decoder(), stop: stopper{stops: r.Sampling.Stop}, sampler: newSampler(r.Sampling)}
-	for _, b := range r.Blocks {
+	for _, b := range asked {
 		d.tokens = append(d.tokens, b.Tokens...)
 	}
 	if r.Grammar != nil {

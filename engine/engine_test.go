@@ -13,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/tessera-llm/tessera/kv"
+	"github.com/tessera-llm/tessera/model"
+	"github.com/tessera-llm/tessera/prompt"
 	"github.com/tessera-llm/tessera/weights"
 )
 
@@ -181,6 +183,98 @@ func TestGenerate_AdapterForFinalBlocks_UsesTheModelsBlocks(t *testing.T) {
 			t.Errorf("%s: the logits of one less, so this test shows nothing", name)
 		}
 		before = first
+	}
+}
+
+// Link tokens stand behind each passage in block mode, and see all before them. They are no blocks of the request's nor of the store's, and
+// full mode has none.
+func TestGenerate_LinkTokens_StandBehindPassages(t *testing.T) {
+	dir := storeDir(t)
+	q := question(system, alps, baikal, "turn: so? It does. ", copper, where)
+	base := start(t, setting{dir: dir})
+	plain, plainFull := base.ask(t, q), base.ask(t, in(Full, q))
+	base.close()
+	a := &weights.Adapter{Architecture: "llama", Alpha: 1, FinalOnly: true,
+		Changes: []weights.Change{{Tensor: "blk.0.attn_v.weight", In: 64, Out: 32, Rank: 1, A: make([]float32, 64), B: make([]float32, 32)}}}
+	for i := range 3 {
+		link := make([]float32, 64)
+		for j := range link {
+			link[j] = float32((i*31+j*17)%13-6) / 20
+		}
+		a.LinkTokens = append(a.LinkTokens, link)
+	}
+	set := setting{dir: dir, adapter: a}
+	e := start(t, set)
+	first, again := e.ask(t, q), e.ask(t, q)
+	mustCome(t, "first", first.rec, "disk disk disk computed disk computed") // the turn sees link tokens, and is the adapter's
+	mustCome(t, "again", again.rec, "ram ram ram ram ram computed")
+	mustEqual(t, "again", again, first)
+	mustEqual(t, "full mode", e.ask(t, in(Full, q)), plainFull)
+	if slices.Equal(first.logits, plain.logits) {
+		t.Error("link tokens change nothing, so this test shows little")
+	}
+	penal := q
+	penal.Sampling.RepetitionPenalty = 1.3 // looks at the last tokens, link tokens not among them
+	rec, err := e.Generate(t.Context(), penal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := 0
+	for i, b := range q.Blocks {
+		if want += len(b.Tokens); rec.Blocks[i].Tokens != len(b.Tokens) {
+			t.Errorf("block %d: %d tokens, want %d", i, rec.Blocks[i].Tokens, len(b.Tokens))
+		}
+	}
+	if rec.Prompt != want || len(rec.Blocks) != len(q.Blocks) {
+		t.Errorf("%d tokens in %d blocks, want %d in %d", rec.Prompt, len(rec.Blocks), want, len(q.Blocks))
+	}
+	if found, err := e.Stored(q); err != nil || !slices.Equal(found, []bool{true, true, true, true, true}) {
+		t.Errorf("stored: %v, %v; want all five before the final block", found, err)
+	}
+	e.close() // and all is written
+	e = start(t, set)
+	mustEqual(t, "from disk", e.ask(t, q), first)
+	st, err := e.store.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.close()
+	set.dir = storeDir(t)
+	other := start(t, set)
+	mustEqual(t, "computed", other.ask(t, q), first)
+	other.close()
+	other = start(t, set)
+	if own, err := other.store.Stat(); err != nil || own.Blocks != 5 || st.Blocks != 5+4+1 {
+		t.Errorf("%d blocks of the prompt's five are stored, and %d of both modes and models; want 5 and 10 (%v)", own.Blocks, st.Blocks, err)
+	}
+
+	// As the model computes them, one after the other.
+	m := other.model
+	w := m.NewWorkspace(1)
+	defer w.Close()
+	var batch []model.Sequence
+	var past []*model.KV
+	var logits []float32
+	add := func(tokens []int32, dependent, before bool) {
+		s := model.Sequence{Tokens: tokens, KV: m.NewKV(kv.F16, len(tokens)), Before: before}
+		if s.KV.Alone = !dependent; dependent {
+			s.Past = slices.Clone(past)
+		}
+		past, batch = append(past, s.KV), append(batch, s)
+	}
+	for i, b := range q.Blocks {
+		add(b.Tokens, b.Dependent, i < len(q.Blocks)-1)
+		if b.Kind == prompt.Passage {
+			add(m.LinkTokens(), true, false)
+		}
+	}
+	final := &batch[len(batch)-1]
+	final.LogitsFrom, final.Logits = len(final.Tokens)-1, func(_ int, l []float32) { logits = slices.Clone(l) }
+	if err := w.Forward(t.Context(), batch, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(logits, first.logits) {
+		t.Error("other logits than the model computes, with the link tokens of each passage behind it")
 	}
 }
 

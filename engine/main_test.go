@@ -207,7 +207,9 @@ func (r *running) ask(t testing.TB, q Request) outcome {
 	defer cancel()
 	var logits []float32
 	rec := &Receipt{}
-	p, err := r.prefill(ctx, &q, rec)
+	linked := q
+	linked.Blocks = Link(r.model, q.Blocks, q.Attention)
+	p, err := r.prefill(ctx, &linked, rec)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,6 +48,7 @@ type planned struct {
 	id     kv.ID
 	index  int       // its first place
 	alone  bool      // it is independent
+	link   bool      // it is an adapter's link tokens, which are quickly computed: the store is not asked, nor given them
 	kv     *model.KV // nil until found or computed
 	source kv.Source
 	broken error // what its file was found to be as its layers were read: it is to be computed
@@ -98,22 +99,24 @@ func (e *Engine) prefill(ctx context.Context, r *Request, rec *Receipt) (p *pref
 	for _, b := range p.past {
 		b.Layers = nil // the final block has asked for each
 	}
-	rec.Blocks = make([]BlockReceipt, len(r.Blocks))
 	seen := map[kv.ID]bool{}
 	for i := range r.Blocks {
-		rec.Blocks[i].ID, rec.Blocks[i].Tokens = ids[i], len(r.Blocks[i].Tokens)
-		if i == last {
-			break
+		one := BlockReceipt{ID: ids[i], Tokens: len(r.Blocks[i].Tokens)}
+		if i < last {
+			b := blocks[places[i]]
+			if b.link {
+				continue
+			}
+			one.Source = b.source
+			if seen[b.id] && b.source == kv.Computed {
+				one.Source = kv.RAM // its first place was computed, this one found it there
+			}
+			seen[b.id] = true
+			if one.Source != kv.Computed {
+				rec.Cached += one.Tokens
+			}
 		}
-		b := blocks[places[i]]
-		rec.Blocks[i].Source = b.source
-		if seen[b.id] && b.source == kv.Computed {
-			rec.Blocks[i].Source = kv.RAM // its first place was computed, this one found it there
-		}
-		seen[b.id] = true
-		if rec.Blocks[i].Source != kv.Computed {
-			rec.Cached += rec.Blocks[i].Tokens
-		}
+		rec.Blocks = append(rec.Blocks, one)
 	}
 	return p, nil
 }
@@ -153,7 +156,7 @@ func (e *Engine) plan(r *Request) (blocks []*planned, places []int, ids []kv.ID)
 		at, ok := known[id]
 		if !ok {
 			at = len(blocks)
-			known[id], blocks = at, append(blocks, &planned{id: id, index: i, alone: !Dependent(r.Blocks, r.Attention, i)})
+			known[id], blocks = at, append(blocks, &planned{id: id, index: i, alone: !Dependent(r.Blocks, r.Attention, i), link: r.Blocks[i].Kind == prompt.Link})
 		}
 		places = append(places, at)
 	}
@@ -161,9 +164,9 @@ func (e *Engine) plan(r *Request) (blocks []*planned, places []int, ids []kv.ID)
 }
 
 // Name gives the ids of a prompt's blocks. common is what all have in common; its adapter, in the ids of those blocks that it has a say in: an adapter for final blocks
-// leaves the others to the model, but for those behind blocks whose sinks it hides from them.
+// leaves the others to the model, but for link tokens, and those behind blocks whose sinks it hides from them, or behind link tokens.
 func Name(m *model.Model, common kv.Inputs, blocks []prompt.Block, a Attention) (ids []kv.ID) {
-	hidden := false // an earlier block's sinks are
+	changed := false // what a dependent block sees: an earlier block's sinks are hidden, or there are link tokens
 	for i, b := range blocks {
 		in := common
 		in.Tokens = b.Tokens
@@ -171,25 +174,47 @@ func Name(m *model.Model, common kv.Inputs, blocks []prompt.Block, a Attention) 
 		if !alone {
 			in.Parent = kv.Parent(ids)
 		}
-		if m.FinalOnly() && i < len(blocks)-1 && (alone || !hidden) {
+		link := b.Kind == prompt.Link
+		if m.FinalOnly() && i < len(blocks)-1 && !link && (alone || !changed) {
 			in.Adapter = [32]byte{}
 		}
-		hidden = hidden || m.HidesSinks() && alone && i > 0
+		changed = changed || link || m.HidesSinks() && alone && i > 0
 		ids = append(ids, in.ID())
 	}
 	return ids
 }
 
+// Link puts an adapter's link tokens behind each passage of a prompt, where the mode has them.
+func Link(m *model.Model, blocks []prompt.Block, a Attention) []prompt.Block {
+	tokens := m.LinkTokens()
+	if len(tokens) == 0 || a == Full {
+		return blocks
+	}
+	var linked []prompt.Block
+	for i, b := range blocks {
+		linked = append(linked, b)
+		if i > 0 && !Dependent(blocks, a, i) {
+			linked = append(linked, prompt.Block{Kind: prompt.Link, Dependent: true, Tokens: tokens, Doc: -1})
+		}
+	}
+	return linked
+}
+
 // Stored tells of each block of a request but the final one whether the store has it. Nothing is computed, nor read further than a header.
 func (e *Engine) Stored(r Request) ([]bool, error) {
+	r.Blocks = Link(e.model, r.Blocks, r.Attention)
 	blocks, places, _ := e.plan(&r)
-	found := make([]bool, len(places))
-	for i, at := range places {
+	var found []bool
+	for _, at := range places {
+		if blocks[at].link {
+			continue
+		}
 		lease, err := e.get(blocks[at], &r)
 		if err != nil {
 			return nil, err
 		}
-		if found[i] = lease != nil; found[i] {
+		found = append(found, lease != nil)
+		if lease != nil {
 			lease.Close()
 		}
 	}
@@ -210,6 +235,10 @@ func (e *Engine) find(blocks []*planned, r *Request, p *prefilled) (wait chan st
 	}
 	for _, b := range blocks {
 		if b.kv != nil {
+			continue
+		}
+		if b.link {
+			claimed = append(claimed, b)
 			continue
 		}
 		if other := e.claims.claim(b.id); other != nil {
@@ -246,7 +275,7 @@ func (e *Engine) leaseAll(blocks []*planned, r *Request, p *prefilled) error {
 			if i >= len(blocks) || failure.Load() != nil {
 				return
 			}
-			if blocks[i].kv != nil {
+			if blocks[i].kv != nil || blocks[i].link {
 				continue
 			}
 			lease, err := e.get(blocks[i], r)
@@ -310,7 +339,8 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 	var computed []*planned
 	total := 0
 	add := func(index int, to *model.KV) bool {
-		seq := model.Sequence{Tokens: r.Blocks[index].Tokens, KV: to, Before: index < len(r.Blocks)-1}
+		b := &r.Blocks[index]
+		seq := model.Sequence{Tokens: b.Tokens, KV: to, Before: index < len(r.Blocks)-1 && b.Kind != prompt.Link}
 		if Dependent(r.Blocks, r.Attention, index) {
 			for _, at := range places[:index] {
 				if blocks[at].kv == nil {
@@ -367,6 +397,9 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 		rec.MatrixFLOPs += e.model.OutputFLOPs()
 	}
 	for _, b := range computed {
+		if b.link {
+			continue
+		}
 		lease, err := e.store.Put(b.id, b.kv.Shape, b.kv.Payload)
 		if err != nil {
 			return err
@@ -397,6 +430,9 @@ func (c *claims) release(blocks []*planned) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, b := range blocks {
+		if b.link {
+			continue // it is no other request's
+		}
 		close(c.pending[b.id])
 		delete(c.pending, b.id)
 	}

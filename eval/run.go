@@ -176,7 +176,7 @@ type asked struct {
 	blocks []prompt.Block
 	ids    []kv.ID // of all blocks but the final one
 	alone  []bool  // which blocks are independent
-	tokens int     // of the prompt
+	tokens int     // of the prompt, without link tokens
 	most   int     // tokens to generate at most
 
 	past     []*model.KV
@@ -206,16 +206,22 @@ func (r *Runner) ask(s *Run, q *Question) (*asked, error) {
 	if h := s.Weights.AdapterHash; h != nil {
 		common.Adapter = *h
 	}
+	blocks = engine.Link(s.Model, blocks, s.Attention)
 	ids := engine.Name(s.Model, common, blocks, s.Attention)
 	a := &asked{id: q.ID, blocks: blocks, ids: ids[:len(ids)-1]}
+	links := 0
 	for i, b := range blocks {
-		a.tokens += len(b.Tokens)
+		if b.Kind == prompt.Link {
+			links += len(b.Tokens)
+		} else {
+			a.tokens += len(b.Tokens)
+		}
 		a.alone = append(a.alone, !engine.Dependent(blocks, s.Attention, i))
 	}
-	if a.tokens >= s.Model.Context {
-		return nil, &engine.ContextError{Tokens: a.tokens, Context: s.Model.Context}
+	if a.tokens+links >= s.Model.Context {
+		return nil, &engine.ContextError{Tokens: a.tokens + links, Context: s.Model.Context}
 	}
-	a.most = min(s.MaxTokens, s.Model.Context-a.tokens)
+	a.most = min(s.MaxTokens, s.Model.Context-a.tokens-links)
 	return a, nil
 }
 
@@ -321,14 +327,18 @@ func (r *Runner) answer(ctx context.Context, s *Run, batch []*asked, progress fu
 // prefill computes the prompts, each block before the final ones that the store lacks once, and chooses each answer's first token.
 func (r *Runner) prefill(ctx context.Context, s *Run, batch []*asked, progress func(share float64)) (leases []*kv.Lease, err error) {
 	var missing []kv.ID
-	var before, finals []model.Sequence // the missing blocks, and the final ones
+	var before, finals []model.Sequence // the missing blocks; the final ones, each behind its link tokens
 	here := map[kv.ID]*model.KV{}
 	total := 0
 	for _, a := range batch {
 		for i, id := range a.ids {
 			tokens := a.blocks[i].Tokens
 			block := here[id]
-			if block == nil {
+			if a.blocks[i].Kind == prompt.Link { // quickly computed, and no other question's
+				block = s.Model.NewKV(r.Type, len(tokens))
+				finals = append(finals, model.Sequence{Tokens: tokens, KV: block, Past: a.past[:i:i], Unmoved: s.Unmoved})
+				total += len(tokens)
+			} else if block == nil {
 				lease, err := r.Blocks.Get(id, s.Model.KVShape(r.Type, len(tokens)))
 				switch {
 				case err == nil:

@@ -111,8 +111,23 @@ func outputs(answers map[string]Answer) map[string]string {
 // A question gets the answer that the engine gives it, alone, with whatever it is batched and whatever the store holds.
 func TestRun_Batched_GivesTheEnginesAnswers(t *testing.T) {
 	d := someQuestions(37)
-	for _, s := range []Setting{full, block} {
-		r := newRunner(t, 1<<20)
+	linked := &weights.Adapter{Architecture: "llama", FinalOnly: true, LinkTokens: [][]float32{make([]float32, 64), make([]float32, 64)}}
+	for i := range 64 {
+		linked.LinkTokens[0][i], linked.LinkTokens[1][i] = float32(i%7-3)/10, float32(i%5-2)/10
+	}
+	for _, c := range []struct {
+		Setting
+		adapter *weights.Adapter
+	}{{full, nil}, {block, nil}, {block, linked}} {
+		s, r := c.Setting, newRunner(t, 1<<20)
+		if c.adapter != nil {
+			var err error
+			if r.Model, err = r.Model.WithAdapter(c.adapter); err != nil {
+				t.Fatal(err)
+			}
+			r.Work = r.Model.NewWorkspace(2)
+			defer r.Work.Close()
+		}
 		store, err := kv.Open("", kv.Options{})
 		if err != nil {
 			t.Fatal(err)

@@ -21,7 +21,12 @@ type lowRank struct {
 // change is an error.
 func (m *Model) WithAdapter(a *weights.Adapter) (*Model, error) {
 	adapted := *m
-	adapted.finalOnly, adapted.hiddenSinks = a.FinalOnly, a.HiddenSinks
+	adapted.finalOnly, adapted.hiddenSinks, adapted.links = a.FinalOnly, a.HiddenSinks, a.LinkTokens
+	for _, token := range a.LinkTokens {
+		if len(token) != m.Hidden {
+			return nil, fmt.Errorf("the adapter's link tokens have %d values, the model's tokens %d", len(token), m.Hidden)
+		}
+	}
 	adapted.layers = append([]layer(nil), m.layers...)
 	places := map[string]*linear{}
 	for i := range adapted.layers {
@@ -91,6 +96,15 @@ func (m *Model) FinalOnly() bool { return m.finalOnly }
 
 // HidesSinks says that the model has an adapter which hides the first tokens of independent blocks but a prompt's first from later blocks.
 func (m *Model) HidesSinks() bool { return m.hiddenSinks > 0 }
+
+// LinkTokens are the ids of the tokens that the adapter wants behind each passage in block mode, beyond the vocabulary's; nil: none.
+func (m *Model) LinkTokens() []int32 {
+	ids := make([]int32, len(m.links))
+	for i := range ids {
+		ids[i] = int32(m.Vocabulary + i)
+	}
+	return ids
+}
 
 // lowRanks are the matrices of the adapter.
 func (m *Model) lowRanks() (all []*kernel.Matrix) {

@@ -41,7 +41,8 @@ type Sequence struct {
 	Past   []*KV // in the order of the prompt; a block computed by an earlier Sequence of the same batch may be among them
 	KV     *KV   // their own block: its Len tokens come before Tokens; theirs are added
 
-	// Before says that the block stands before the final one: an adapter that acts on final blocks alone leaves its tokens as they are.
+	// Before says that the block stands before the final one, and is no block of link tokens: an adapter that acts on final blocks alone leaves its
+	// tokens as they are.
 	Before bool
 
 	// Unmoved leaves the keys of Past at their local positions, each block as if it began the prompt: the paper's ablation
@@ -174,7 +175,7 @@ func (w *Workspace) check(batch []Sequence) error {
 			return fmt.Errorf("%d tokens for a block with room for %d", len(s.Tokens), room)
 		}
 		for _, id := range s.Tokens {
-			if id < 0 || int(id) >= w.model.Vocabulary {
+			if id < 0 || int(id) >= w.model.Vocabulary+len(w.model.links) {
 				return fmt.Errorf("token id %d; the vocabulary has 0 to %d", id, w.model.Vocabulary-1)
 			}
 		}
@@ -217,7 +218,12 @@ func (w *Workspace) pass() error {
 		p := &w.parts[i]
 		m.rope.Reach(p.past + p.local + p.rows)
 		for t := range p.rows {
-			m.embedding.Row(w.hidden[(p.row+t)*c.Hidden:], int(p.seq.Tokens[p.from+t]))
+			to, id := w.hidden[(p.row+t)*c.Hidden:], int(p.seq.Tokens[p.from+t])
+			if id < c.Vocabulary {
+				m.embedding.Row(to, id)
+			} else {
+				copy(to, m.links[id-c.Vocabulary])
+			}
 		}
 	}
 	for i := range m.layers {

@@ -26,8 +26,9 @@ type Model struct {
 	rope   *attention.Table
 	angles attention.RoPE
 
-	finalOnly   bool // the adapter acts on final blocks alone
-	hiddenSinks int  // tokens at the start of blocks computed alone, but for the prompt's first, that later blocks do not see
+	finalOnly   bool        // the adapter acts on final blocks alone
+	hiddenSinks int         // tokens at the start of blocks computed alone, but for the prompt's first, that later blocks do not see
+	links       [][]float32 // [C] each: embeddings of tokens beyond the vocabulary, which the adapter wants behind passages
 
 	embedding kernel.Matrix // [V × C]
 	layers    []layer

@@ -51,6 +51,7 @@ const (
 	Passage Kind = "passage"
 	Earlier Kind = "turn"
 	Query   Kind = "query"
+	Link    Kind = "link" // none of this package's: an adapter's tokens, which the engine puts behind a passage
 )
 
 // A Block is what attention treats as one: it attends to itself and, where Dependent, to every block before it.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tessera-llm/tessera/internal/kernel"
 	"github.com/tessera-llm/tessera/weights"
 )
 
@@ -43,4 +44,22 @@ func NewAdapter(file *weights.File, rank int, alpha float32, targets []string, s
 		a.Changes = append(a.Changes, c)
 	}
 	return a, nil
+}
+
+// NewLinkTokens are link tokens that begin as some of the model's tokens: their embeddings.
+func NewLinkTokens(file *weights.File, tokens []int32) ([][]float32, error) {
+	t, ok := file.Tensor("token_embd.weight")
+	if !ok {
+		return nil, file.Errorf("tensor token_embd.weight", "is missing")
+	}
+	embedding, err := kernel.NewMatrix(t.Type, t.Shape[1], t.Shape[0], t.Data)
+	if err != nil {
+		return nil, err
+	}
+	links := make([][]float32, len(tokens))
+	for i, id := range tokens {
+		links[i] = make([]float32, embedding.Cols)
+		embedding.Row(links[i], int(id))
+	}
+	return links, nil
 }

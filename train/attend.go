@@ -17,8 +17,10 @@ const queryChunk = 128
 // a second round adds the parts up, in the order of the chunks: bits do not depend on who was first.
 type attend struct {
 	heads, group, dim int   // KV heads, query heads for each of them, D
-	hide              int   // tokens at the start of independent blocks, but for the first block, that final blocks do not see
+	hide              int   // tokens at the start of independent blocks, but for the first block, that other blocks do not see
 	sinks             []int // those tokens
+	link              int   // link tokens of each passage
+	ends              []int // of the passages
 	chunks            []chunk
 	workers           []attendScratch
 	parts             []float32 // [chunks × G × (keys × D, values × D)]
@@ -29,11 +31,12 @@ type attend struct {
 	reach                           int // the first token with queries, and whose gradients are wanted
 }
 
-// A chunk is queries from … to-1, which see keys first … to-1, each up to its own, but none of hidden … own-1: final blocks before its own.
+// A chunk is queries from … to-1, which see keys first … to-1, each up to its own, but none of hidden … own-1: final blocks before its own, or for
+// link tokens, where hidden is each query's own, the passages behind it.
 type chunk struct {
 	first, from, to int
 	hidden, own     int
-	final           bool // they are a final block's
+	later, link     bool // they are a final block's or link tokens; the latter
 	part            int  // where its parts for the first KV head begin
 }
 
@@ -44,16 +47,20 @@ const unseen = -1e30
 // that are hidden from it are unseen.
 func (a *attend) seen(c *chunk, row []float32, i int) (before, own []float32) {
 	last := c.from + i - c.first + 1
-	if c.final {
+	if c.later {
 		for _, t := range a.sinks {
 			row[t] = unseen
 		}
 	}
-	if c.hidden == c.own {
+	hidden := c.hidden
+	if c.link {
+		hidden = a.ends[(c.from+i-c.own)/a.link]
+	}
+	if hidden == c.own {
 		return row[:last], nil
 	}
-	clear(row[c.hidden-c.first : c.own-c.first])
-	return row[:c.hidden-c.first], row[c.own-c.first : last]
+	clear(row[hidden-c.first : c.own-c.first])
+	return row[:hidden-c.first], row[c.own-c.first : last]
 }
 
 // attendScratch is one worker's.
@@ -66,28 +73,29 @@ type attendScratch struct {
 	queries, outputs             kernel.Packed
 }
 
-// plan cuts blocks, the lengths of all of them, the last so many being final blocks. Tokens before reach, where one begins, have keys and values only.
-func (a *attend) plan(blocks []int, finals, reach, workers int) {
-	a.chunks, a.sinks, a.reach = a.chunks[:0], a.sinks[:0], reach
+// plan cuts the blocks into chunks. Tokens before reach, where a block begins, have keys and values only.
+func (a *attend) plan(l *layout, reach, workers int) {
+	a.chunks, a.sinks, a.ends, a.link, a.reach = a.chunks[:0], a.sinks[:0], a.ends[:0], l.link, reach
 	start, part, hidden := 0, 0, 0
-	for i, n := range blocks {
-		final := i >= len(blocks)-finals
-		if i > 0 && !final {
+	for i, n := range l.blocks {
+		later := i >= l.alone()
+		if i > 0 && !later {
 			for t := range min(a.hide, n) {
 				a.sinks = append(a.sinks, start+t)
 			}
+			a.ends = append(a.ends, start+n)
 		}
-		first := start
-		if i == len(blocks)-finals {
+		first, own := start, 0
+		if i <= len(l.blocks)-l.finals && later {
 			hidden = start
 		}
-		own := hidden
-		if final {
+		if later {
 			first, own = 0, start
 		}
+		link := later && i < len(l.blocks)-l.finals
 		for from := max(start, reach); from < start+n; from += queryChunk {
 			to := min(from+queryChunk, start+n)
-			a.chunks = append(a.chunks, chunk{first, from, to, hidden, own, final, part})
+			a.chunks = append(a.chunks, chunk{first, from, to, hidden, own, later, link, part})
 			part += (to - first) * 2 * a.dim * a.heads
 		}
 		start += n

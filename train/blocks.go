@@ -17,7 +17,8 @@ type frozenBlocks struct {
 	workspace *model.Workspace
 	shift     *attention.Table // from a block's own positions to the prompt's; keys have the embedding's magnitude already
 	batch     []model.Sequence
-	starts    []int // in the prompt
+	starts    []int // their first tokens
+	places    []int // of all tokens in the prompt
 	memory    []byte
 	to        *activations
 	layer     int
@@ -27,10 +28,12 @@ func newFrozenBlocks(m *model.Model, threads int) *frozenBlocks {
 	return &frozenBlocks{model: m, workspace: m.NewWorkspace(threads), shift: attention.NewTable(attention.RoPE{Freqs: m.RoPE().Freqs, Magnitude: 1})}
 }
 
-// compute computes the blocks of such lengths that tokens are, each by itself.
-func (b *frozenBlocks) compute(tokens []int32, lengths []int) error {
-	b.shift.Reach(len(tokens))
-	b.batch, b.starts = b.batch[:0], b.starts[:0]
+// compute computes the blocks of such lengths that tokens are, each by itself, for their places in the prompt.
+func (b *frozenBlocks) compute(tokens []int32, places, lengths []int) error {
+	b.batch, b.starts, b.places = b.batch[:0], b.starts[:0], places
+	if len(tokens) > 0 {
+		b.shift.Reach(places[len(tokens)-1] + 1)
+	}
 	size := 0
 	for _, n := range lengths {
 		size += b.model.KVShape(kv.F32, n).Bytes()
@@ -63,7 +66,7 @@ func (b *frozenBlocks) Do(_, i int) {
 	keys, values := kernel.Floats(from.Payload[keysAt:][:4*d*from.Len]), kernel.Floats(from.Payload[valuesAt:][:4*d*from.Len])
 	for row := range from.Len {
 		at := (start+row)*width + head*d
-		b.shift.Turn(b.to.key[at:][:d], keys[row*d:][:d], d, start, 1)
+		b.shift.Turn(b.to.key[at:][:d], keys[row*d:][:d], d, b.places[start], 1)
 		copy(b.to.value[at:][:d], values[row*d:])
 	}
 }

@@ -27,6 +27,9 @@ type network struct {
 	// Gradients and values of the embedding where it is trained, [V × C]; those of output where the file ties them.
 	embeddingValue, embeddingGrad []float32
 
+	link                int       // tokens of the adapter behind each passage in block mode; their ids come after the vocabulary's
+	linkValue, linkGrad []float32 // [link × C]
+
 	adapter *weights.Adapter // as it was given; nil: the base is trained
 	base    *model.Model     // the model without it, for inference; nil unless the adapter acts on final blocks alone
 	scaled  []float32        // scratch memory of repack
@@ -109,6 +112,9 @@ func newNetwork(file *weights.File, adapter *weights.Adapter, pool *kernel.Pool)
 	if adapter != nil && adapter.FinalOnly {
 		n.base = m
 	}
+	if adapter != nil {
+		n.link = len(adapter.LinkTokens)
+	}
 	r := &loader{network: n, file: file, pool: pool}
 	r.allocate()
 	r.load()
@@ -152,13 +158,19 @@ func (r *loader) allocate() {
 			add(c.Tensor+".lora_a", c.Rank, c.In)
 			add(c.Tensor+".lora_b", c.Out, c.Rank)
 		}
+		if r.link > 0 {
+			add(linkTokens, r.link, r.Hidden)
+		}
 	}
 	for _, s := range []*[]float32{&p.values, &p.grads, &p.first, &p.second} {
 		*s = kernel.Floats(kernel.Memory(4 * size))
 	}
 }
 
-const ropeFactors = "rope_freqs.weight"
+const (
+	ropeFactors = "rope_freqs.weight"
+	linkTokens  = "link_tokens"
+)
 
 // load reads all tensors.
 func (r *loader) load() {
@@ -188,6 +200,8 @@ func (r *loader) load() {
 	} else {
 		t, _ := r.file.Tensor("token_embd.weight")
 		n.embedding, _ = kernel.NewMatrix(t.Type, n.Vocabulary, n.Hidden, slices.Clone(t.Data)) // model.New checked it
+		n.linkValue, n.linkGrad = r.params.tensor(linkTokens)
+		copy(n.linkValue, slices.Concat(r.adapter.LinkTokens...))
 	}
 	n.repack(r.pool)
 }
@@ -272,6 +286,10 @@ func (n *network) times(x []float32, scale float32) []float32 {
 
 // embed writes the embedding of a token to dst.
 func (n *network) embed(dst []float32, token int32) {
+	if link := int(token) - n.Vocabulary; link >= 0 {
+		copy(dst, n.linkValue[link*n.Hidden:][:n.Hidden])
+		return
+	}
 	if n.embeddingValue != nil {
 		copy(dst, n.embeddingValue[int(token)*n.Hidden:][:n.Hidden])
 		return
@@ -285,6 +303,9 @@ func (n *network) adapterNow() *weights.Adapter {
 		return nil
 	}
 	now := &weights.Adapter{Architecture: n.adapter.Architecture, Alpha: n.adapter.Alpha, FinalOnly: n.adapter.FinalOnly, HiddenSinks: n.adapter.HiddenSinks, Changes: slices.Clone(n.adapter.Changes)}
+	if n.link > 0 {
+		now.LinkTokens = slices.Collect(slices.Chunk(slices.Clone(n.linkValue), n.Hidden))
+	}
 	for i := range now.Changes {
 		c := &now.Changes[i]
 		a, b := n.params.list[2*i], n.params.list[2*i+1]

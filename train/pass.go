@@ -19,7 +19,7 @@ type pass struct {
 	sum, divergence float64 // of the rows' losses, and of their divergences from the teacher
 
 	tokens []int32
-	places []int         // of the tokens in the prompt: every final block begins where the independent ones end
+	places []int         // of the tokens in the prompt, see place
 	base   bool          // forward goes without changes
 	rows   []int         // whose logits are computed, each once; those with a gradient first
 	frozen *frozenBlocks // nil: what is trained acts on all tokens
@@ -66,32 +66,37 @@ func newPass(n *network, pool *kernel.Pool) *pass {
 	return p
 }
 
-// forward computes the logits of rows of a prompt. blocks are the lengths of its blocks, the last so many final ones; rows with a
-// gradient come first.
-func (p *pass) forward(tokens []int32, blocks []int, finals int, rows []int) error {
+// A layout is the lengths of a pass's blocks: the independent ones, the link tokens of all passages in one, and the final ones.
+type layout struct {
+	blocks []int
+	finals int // how many final blocks there are
+	link   int // link tokens of each passage; 0: none, and no block of theirs
+}
+
+// alone is how many of the blocks are independent.
+func (l *layout) alone() int {
+	if l.link > 0 {
+		return len(l.blocks) - l.finals - 1
+	}
+	return len(l.blocks) - l.finals
+}
+
+// forward computes the logits of rows of a prompt; rows with a gradient come first.
+func (p *pass) forward(tokens []int32, l layout, rows []int) error {
 	n := p.net
 	p.tokens, p.rows, p.reach = tokens, rows, 0
+	p.place(&l)
 	if p.frozen != nil {
-		before := blocks[:len(blocks)-finals]
+		before := l.blocks[:l.alone()]
 		for _, length := range before {
 			p.reach += length
 		}
-		if err := p.frozen.compute(tokens[:p.reach], before); err != nil {
+		if err := p.frozen.compute(tokens[:p.reach], p.places, before); err != nil {
 			return err
 		}
 	}
 	p.reserve()
-	p.attend.plan(blocks, finals, p.reach, p.pool.Threads())
-	p.places = p.places[:0]
-	start := 0
-	for i, length := range blocks {
-		if i <= len(blocks)-finals {
-			start = len(p.places)
-		}
-		for at := range length {
-			p.places = append(p.places, start+at)
-		}
-	}
+	p.attend.plan(&l, p.reach, p.pool.Threads())
 	n.turn.Reach(len(tokens))
 	n.turnBack.Reach(len(tokens))
 	p.each(embed, nil, &p.layers[0], nil)
@@ -105,6 +110,36 @@ func (p *pass) forward(tokens []int32, blocks []int, finals int, rows []int) err
 	kernel.RMSNorm(p.normedRows[:len(rows)*c], p.last[:len(rows)*c], n.norm.value, n.NormEpsilon)
 	p.multiplyRows(len(rows), p.normedRows, false, product{&n.output, p.logits})
 	return nil
+}
+
+// place finds the tokens' places in the prompt: passages stand one behind the other, each with its link tokens, and every final block behind them
+// as if it were the only one.
+func (p *pass) place(l *layout) {
+	p.places = p.places[:0]
+	run := func(start, length int) {
+		for at := range length {
+			p.places = append(p.places, start+at)
+		}
+	}
+	start, alone := 0, l.alone()
+	for i, length := range l.blocks[:alone] {
+		run(start, length)
+		if start += length; i > 0 {
+			start += l.link
+		}
+	}
+	finals := l.blocks[alone:]
+	if l.link > 0 {
+		behind := l.blocks[0]
+		for _, length := range l.blocks[1:alone] {
+			run(behind+length, l.link)
+			behind += length + l.link
+		}
+		finals = finals[1:]
+	}
+	for _, length := range finals {
+		run(start, length)
+	}
 }
 
 // forwardLayer fills a layer's activations from its input, and writes what it makes of that to the next layer's.
@@ -171,6 +206,11 @@ func (p *pass) backward(wanted int) {
 	}
 	if n.embeddingGrad != nil {
 		p.eachColumns(columns{embedding: true})
+	}
+	for row, token := range p.tokens {
+		if link := int(token) - n.Vocabulary; link >= 0 {
+			addTo(n.linkGrad[link*c:][:c], p.dx[row*c:])
+		}
 	}
 }
 

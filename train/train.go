@@ -47,6 +47,7 @@ type Trainer struct {
 	rows    []int // of the sample that is learnt: those with logits
 	targets []int32
 	whole   []int
+	linked  []int32   // its tokens with link tokens
 	teacher []float32 // [N × V]
 }
 
@@ -334,7 +335,7 @@ func (t *Trainer) learn(s *Sample, i int, weight float64, sum *Step) error {
 		sum.Tokens += len(s.Tokens)
 	}
 	if mode != Full {
-		if err := t.pass.forward(s.Tokens, s.Blocks, s.finals(), t.rows); err != nil {
+		if err := t.forwardBlock(s); err != nil {
 			return err
 		}
 		if distill > 0 {
@@ -386,14 +387,39 @@ func (t *Trainer) forwardFull(s *Sample) error {
 	before := s.Blocks[:len(s.Blocks)-s.finals()]
 	if len(before) == 0 || s.finals() == 1 && t.pass.frozen == nil {
 		t.whole = append(t.whole[:0], len(s.Tokens))
-		return t.pass.forward(s.Tokens, t.whole, 1, t.rows)
+		return t.pass.forward(s.Tokens, layout{blocks: t.whole, finals: 1}, t.rows)
 	}
 	t.whole = append(t.whole[:0], 0)
 	for _, n := range before {
 		t.whole[0] += n
 	}
 	t.whole = append(t.whole, s.Blocks[len(before):]...)
-	return t.pass.forward(s.Tokens, t.whole, s.finals(), t.rows)
+	return t.pass.forward(s.Tokens, layout{blocks: t.whole, finals: s.finals()}, t.rows)
+}
+
+// forwardBlock goes forward in block mode, with the adapter's link tokens. t.rows become those of the pass.
+func (t *Trainer) forwardBlock(s *Sample) error {
+	l := layout{blocks: s.Blocks, finals: s.finals(), link: t.net.link}
+	passages := len(s.Blocks) - s.finals() - 1
+	if l.link == 0 || passages < 1 {
+		l.link = 0
+		return t.pass.forward(s.Tokens, l, t.rows)
+	}
+	links := passages * l.link
+	first := s.final()
+	t.linked = append(t.linked[:0], s.Tokens[:first]...)
+	for i := range links {
+		t.linked = append(t.linked, int32(t.net.Vocabulary+i%l.link))
+	}
+	t.linked = append(t.linked, s.Tokens[first:]...)
+	t.whole = append(append(append(t.whole[:0], s.Blocks[:1+passages]...), links), s.Blocks[1+passages:]...)
+	l.blocks = t.whole
+	for i, row := range t.rows {
+		if row >= first {
+			t.rows[i] = row + links
+		}
+	}
+	return t.pass.forward(t.linked, l, t.rows)
 }
 
 // keepTeacher makes the logits of the pass the teacher's.
@@ -433,18 +459,23 @@ func (t *Trainer) wanted(s *Sample, distill bool) {
 // finalBlocks are the first token of each final block and that behind its last, from the first of them on.
 func (s *Sample) finalBlocks() iter.Seq2[int, int] {
 	return func(yield func(first, next int) bool) {
-		finals := s.Blocks[len(s.Blocks)-s.finals():]
-		first := len(s.Tokens)
-		for _, n := range finals {
-			first -= n
-		}
-		for _, n := range finals {
+		first := s.final()
+		for _, n := range s.Blocks[len(s.Blocks)-s.finals():] {
 			if !yield(first, first+n) {
 				return
 			}
 			first += n
 		}
 	}
+}
+
+// final is the first token of the first final block.
+func (s *Sample) final() int {
+	first := 0
+	for _, n := range s.Blocks[:len(s.Blocks)-s.finals()] {
+		first += n
+	}
+	return first
 }
 
 // loss replaces the pass's logits by their gradient and returns the mean loss of the sample's targets.
@@ -464,7 +495,7 @@ func (t *Trainer) Loss(s *Sample, mode Mode) (float64, error) {
 	t.pass.objective.teacher = nil
 	var err error
 	if mode == Block {
-		err = t.pass.forward(s.Tokens, s.Blocks, s.finals(), t.rows)
+		err = t.forwardBlock(s)
 	} else {
 		err = t.forwardFull(s)
 	}
@@ -492,7 +523,8 @@ func (t *Trainer) check(s *Sample) error {
 		}
 	}
 	if limit := t.pass.limit; limit > 0 {
-		if need := t.net.activationBytes(total, true); need > limit {
+		links := t.net.link * max(len(s.Blocks)-s.finals()-1, 0)
+		if need := t.net.activationBytes(total+links, true); need > limit {
 			return fmt.Errorf("%d tokens take %d MiB of memory, even with each layer computed twice, and there are %d; shorter samples take less", total, need>>20, limit>>20)
 		}
 	}

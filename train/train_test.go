@@ -52,6 +52,20 @@ func tinyAdapter(t testing.TB, file *weights.File) *weights.Adapter {
 	return a
 }
 
+// tinyLinks are n random link tokens.
+func tinyLinks(file *weights.File, n int) (links [][]float32) {
+	embedding, _ := file.Tensor("token_embd.weight")
+	rng := rand.New(rand.NewPCG(8, 8))
+	for range n {
+		link := make([]float32, embedding.Shape[0])
+		for i := range link {
+			link[i] = float32(rng.NormFloat64() / 10)
+		}
+		links = append(links, link)
+	}
+	return links
+}
+
 // options are sound ones, with few tokens to learn from.
 func options(mode Mode, threads int) Options {
 	return Options{Mode: mode, Steps: 6, Batch: 2, LearningRate: 1e-3, WarmUp: 0.2, Decay: 0.01, Clip: 1, Seed: 5, Threads: threads}
@@ -102,17 +116,19 @@ func TestGradients_EqualDifferences(t *testing.T) {
 		keep  bool
 		final bool
 		hide  int
+		link  int
 	}{
-		{"tiny-tied.gguf", false, Block, false, false, 0}, {"tiny-untied.gguf", false, Full, false, false, 0}, {"tiny-tied.gguf", true, Block, false, false, 0},
-		{"tiny-untied.gguf", true, Full, false, false, 0}, {"tiny-tied.gguf", true, Block, true, false, 0},
-		{"tiny-tied.gguf", true, Block, false, true, 0}, {"tiny-untied.gguf", true, Full, false, true, 0}, {"tiny-tied.gguf", true, Full, true, true, 0},
-		{"tiny-tied.gguf", true, Block, false, false, 2}, {"tiny-untied.gguf", true, Block, false, true, 2},
+		{"tiny-tied.gguf", false, Block, false, false, 0, 0}, {"tiny-untied.gguf", false, Full, false, false, 0, 0}, {"tiny-tied.gguf", true, Block, false, false, 0, 0},
+		{"tiny-untied.gguf", true, Full, false, false, 0, 0}, {"tiny-tied.gguf", true, Block, true, false, 0, 0},
+		{"tiny-tied.gguf", true, Block, false, true, 0, 0}, {"tiny-untied.gguf", true, Full, false, true, 0, 0}, {"tiny-tied.gguf", true, Full, true, true, 0, 0},
+		{"tiny-tied.gguf", true, Block, false, false, 2, 0}, {"tiny-untied.gguf", true, Block, false, true, 2, 0},
+		{"tiny-tied.gguf", true, Block, false, false, 0, 3}, {"tiny-untied.gguf", true, Block, false, true, 2, 1},
 	} {
 		file := tiny(t, c.model)
 		var a *weights.Adapter
 		if c.lora {
 			a = tinyAdapter(t, file)
-			a.FinalOnly, a.HiddenSinks = c.final, c.hide
+			a.FinalOnly, a.HiddenSinks, a.LinkTokens = c.final, c.hide, tinyLinks(file, c.link)
 		}
 		tr := newTrainer(t, file, a, options(c.mode, 2))
 		s := Sample{Tokens: make([]int32, 24), Blocks: []int{3, 1, 9, 11}, Targets: []int{15, 22, 23}}
@@ -165,7 +181,7 @@ func TestGradients_EqualDifferences(t *testing.T) {
 				at, v := &p.values[i], p.values[i]
 				slope := (8*(loss(at, v+h)-loss(at, v-h)) - (loss(at, v+2*h) - loss(at, v-2*h))) / (12 * float64(h))
 				if got := float64(p.grads[i]); math.Abs(got-slope) > 1e-3*math.Abs(slope)+2e-5 {
-					t.Errorf("%s, LoRA %v, final only %v, hidden %d, %s: %s[%d]: gradient %v, slope %v", c.model, c.lora, c.final, c.hide, c.mode, param.name, i-param.from, got, slope)
+					t.Errorf("%s, LoRA %v, final only %v, hidden %d, links %d, %s: %s[%d]: gradient %v, slope %v", c.model, c.lora, c.final, c.hide, c.link, c.mode, param.name, i-param.from, got, slope)
 				}
 			}
 		}
@@ -243,6 +259,9 @@ func TestFinals_EqualSamplesOfOneEach(t *testing.T) {
 	}
 	for _, mode := range []Mode{Full, Block, Dual} {
 		o := options(mode, 2)
+		if mode == Dual {
+			a.LinkTokens = tinyLinks(file, 2)
+		}
 		learn := func(samples ...Sample) ([]float32, Step) {
 			tr := newTrainer(t, file, a, o)
 			var sum Step
@@ -385,6 +404,7 @@ func TestRun_LittleMemory_SameBits(t *testing.T) {
 func TestRun_Resumed_SameBits(t *testing.T) {
 	file := tiny(t, "tiny-untied.gguf")
 	a := tinyAdapter(t, file)
+	a.LinkTokens = tinyLinks(file, 2)
 	o := options(Alternate, 2)
 	o.Distill = 0.3
 	whole := newTrainer(t, file, a, o)
@@ -667,6 +687,7 @@ func TestForward_EqualsTheModel(t *testing.T) {
 	type adapter struct {
 		final bool
 		hide  int
+		link  int
 	}
 	for _, c := range []struct {
 		name     string
@@ -675,8 +696,8 @@ func TestForward_EqualsTheModel(t *testing.T) {
 		bound    float64   // of the root of the mean squared difference, relative to the spread of the logits
 		adapters []adapter // few of the default model, which takes long to load
 	}{
-		{"tiny", func() string { return testenv.Tiny("tiny-untied.gguf") }, []int{7, 1, 20, 12}, 1e-4, []adapter{{false, 0}, {true, 0}, {false, 1}, {true, 2}}},
-		{"default", func() string { return testenv.Model(t) }, []int{5, 9, 1, 8}, 1e-3, []adapter{{false, 0}, {true, 2}}},
+		{"tiny", func() string { return testenv.Tiny("tiny-untied.gguf") }, []int{7, 1, 20, 12}, 1e-4, []adapter{{false, 0, 0}, {true, 0, 0}, {false, 1, 0}, {true, 2, 0}, {false, 0, 2}, {true, 1, 3}}},
+		{"default", func() string { return testenv.Model(t) }, []int{5, 9, 1, 8}, 1e-3, []adapter{{false, 0, 0}, {true, 2, 2}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := c.path()
@@ -697,7 +718,7 @@ func TestForward_EqualsTheModel(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				a.FinalOnly, a.HiddenSinks = kind.final, kind.hide
+				a.FinalOnly, a.HiddenSinks, a.LinkTokens = kind.final, kind.hide, tinyLinks(file, kind.link)
 				rng := rand.New(rand.NewPCG(9, 9))
 				for _, c := range a.Changes {
 					for i := range c.B {
@@ -725,7 +746,8 @@ func TestForward_EqualsTheModel(t *testing.T) {
 					rows[i] = n - last + i
 				}
 				for _, blocks := range [][]int{{n}, c.sizes} {
-					if err := tr.pass.forward(tokens, blocks, 1, rows); err != nil {
+					tr.rows = slices.Clone(rows)
+					if err := tr.forwardBlock(&Sample{Tokens: tokens, Blocks: blocks}); err != nil {
 						t.Fatal(err)
 					}
 					want := make([]float32, 0, last*m.Vocabulary)
@@ -741,6 +763,11 @@ func TestForward_EqualsTheModel(t *testing.T) {
 						}
 						past = append(past, s.KV)
 						batch = append(batch, s)
+						if links := m.LinkTokens(); len(links) > 0 && i > 0 && i < len(blocks)-1 {
+							to := m.NewKV(kv.F32, len(links))
+							batch = append(batch, model.Sequence{Tokens: links, Past: past[:len(past):len(past)], KV: to})
+							past = append(past, to)
+						}
 					}
 					if err := w.Forward(t.Context(), batch, nil); err != nil {
 						t.Fatal(err)

@@ -141,7 +141,7 @@ func (tr *Trainer) see(t *testing.T, s *Sample, mode Mode) {
 		blocks = []int{len(s.Tokens)}
 	}
 	tr.pass.objective.teacher = nil
-	if err := tr.pass.forward(s.Tokens, blocks, 1, tr.rows); err != nil {
+	if err := tr.pass.forward(s.Tokens, layout{blocks: blocks, finals: 1}, tr.rows); err != nil {
 		t.Fatal(err)
 	}
 }

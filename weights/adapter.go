@@ -27,11 +27,15 @@ type Adapter struct {
 	// alone makes its first token an attention sink (arXiv 2309.17453); a prompt in full attention has one, one of ten passages eleven.
 	HiddenSinks int
 
+	// LinkTokens are the embeddings, [C] each, of a few tokens that stand behind each passage in block mode. They see all before them, so that later
+	// blocks learn from them what passages computed alone cannot tell each other (KVLink, arXiv 2502.16002).
+	LinkTokens [][]float32
+
 	Changes []Change
 }
 
 // beyondLoRA says that the adapter is more than changes to matrices, for all tokens alike.
-func (a *Adapter) beyondLoRA() bool { return a.FinalOnly || a.HiddenSinks > 0 }
+func (a *Adapter) beyondLoRA() bool { return a.FinalOnly || a.HiddenSinks > 0 || a.LinkTokens != nil }
 
 // A Change makes W of a tensor W + Alpha/Rank · B·A.
 type Change struct {
@@ -92,6 +96,13 @@ func (a *Adapter) Fingerprint() [32]byte {
 		text(hiddenSinksKey)
 		text(fmt.Sprint(a.HiddenSinks))
 	}
+	if a.LinkTokens != nil {
+		text(linkTokensTensor)
+		for _, token := range a.LinkTokens {
+			number(uint64(len(token)))
+			values(token)
+		}
+	}
 	for i := range a.Changes {
 		c := &a.Changes[i]
 		text(c.Tensor)
@@ -104,8 +115,11 @@ func (a *Adapter) Fingerprint() [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
-// maxHiddenSinks is no limit of the computation: a file that says more is damaged.
-const maxHiddenSinks = 64
+// These are no limits of the computation: a file that has more is damaged.
+const (
+	maxHiddenSinks = 64
+	MaxLinkTokens  = 64 // behind each passage
+)
 
 // The keys of an adapter's metadata, beside general.architecture.
 const (
@@ -115,6 +129,9 @@ const (
 	finalOnlyKey   = "tessera.adapter.final_only"   // ours; absent: false
 	hiddenSinksKey = "tessera.adapter.hidden_sinks" // ours; absent: 0
 )
+
+// linkTokensTensor is the tensor of an adapter's link tokens, ours; absent: none.
+const linkTokensTensor = "tessera.link_tokens"
 
 // adapter reads f as an adapter of base.
 func (f *File) adapter(base *File) (_ *Adapter, err error) {
@@ -149,6 +166,12 @@ func (f *File) adapter(base *File) (_ *Adapter, err error) {
 	}
 	b := adapterBuilder{path: f.path, base: base, Adapter: Adapter{Architecture: f.Architecture(), Alpha: float32(alpha), FinalOnly: final, HiddenSinks: int(sinks)}}
 	for _, t := range f.tensors {
+		if t.Name == linkTokensTensor {
+			if b.LinkTokens, err = f.linkTokens(&t, base); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		name, isA := strings.CutSuffix(t.Name, ".lora_a")
 		if !isA {
 			var isB bool
@@ -166,6 +189,25 @@ func (f *File) adapter(base *File) (_ *Adapter, err error) {
 		}
 	}
 	return b.finish()
+}
+
+// linkTokens reads the embeddings of an adapter's link tokens.
+func (f *File) linkTokens(t *Tensor, base *File) ([][]float32, error) {
+	embedding, ok := base.Tensor("token_embd.weight")
+	if !ok {
+		return nil, base.Errorf(tensorField("token_embd.weight"), "is missing")
+	}
+	if len(t.Shape) != 2 || t.Shape[0] != embedding.Shape[0] || t.Shape[1] > MaxLinkTokens {
+		return nil, f.Errorf(tensorField(t.Name), "is %v, expected embeddings of %d values, of at most %d tokens", t.Shape, embedding.Shape[0], MaxLinkTokens)
+	}
+	values := make([]float32, t.Shape[0]*t.Shape[1])
+	kernel.Dequantize(t.Type, values, t.Data)
+	for i, v := range values {
+		if v-v != 0 {
+			return nil, f.Errorf(tensorField(t.Name), "value %d is %v, expected a finite number", i, v)
+		}
+	}
+	return slices.Collect(slices.Chunk(values, t.Shape[0])), nil
 }
 
 // WriteGGUF writes the adapter to path as llama.cpp reads it, its values in type t, F32 or F16. path is a whole file afterwards or what it
@@ -189,6 +231,10 @@ func (a *Adapter) WriteGGUF(path string, t kernel.Type) (err error) {
 			Tensor{Name: c.Tensor + ".lora_a", Type: t, Shape: []int{c.In, c.Rank}},
 			Tensor{Name: c.Tensor + ".lora_b", Type: t, Shape: []int{c.Rank, c.Out}})
 		values = append(values, c.A, c.B)
+	}
+	if a.LinkTokens != nil {
+		tensors = append(tensors, Tensor{Name: linkTokensTensor, Type: t, Shape: []int{len(a.LinkTokens[0]), len(a.LinkTokens)}})
+		values = append(values, slices.Concat(a.LinkTokens...))
 	}
 	w, err := Create(path, &m, tensors)
 	if err != nil {

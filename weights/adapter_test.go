@@ -2,11 +2,14 @@ package weights
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -70,7 +73,9 @@ func TestAdapter_WrittenAndRead_IsTheSame(t *testing.T) {
 	b := base(t)
 	final := adapterFor(b, 2)
 	final.FinalOnly, final.HiddenSinks = true, 2
-	for _, a := range []*Adapter{adapterFor(b, 4), adapterFor(b, 1), adapterFor(b, 3, "blk.1.attn_k.weight", "blk.0.ffn_down.weight"), final} {
+	linked := adapterFor(b, 2)
+	linked.LinkTokens = linkTokensFor(b, 3)
+	for _, a := range []*Adapter{adapterFor(b, 4), adapterFor(b, 1), adapterFor(b, 3, "blk.1.attn_k.weight", "blk.0.ffn_down.weight"), final, linked} {
 		dir := t.TempDir()
 		for name, write := range map[string]func(path string) error{
 			"f32.gguf": func(path string) error { return a.WriteGGUF(path, kernel.F32) },
@@ -78,8 +83,8 @@ func TestAdapter_WrittenAndRead_IsTheSame(t *testing.T) {
 			"peft":     func(path string) error { return a.WritePEFT(path, b) },
 		} {
 			path := filepath.Join(dir, name)
-			if name == "peft" && a.FinalOnly {
-				if err := write(path); err == nil || !strings.Contains(err.Error(), "acts on final blocks alone or hides sinks, which PEFT's LoRA cannot say") {
+			if name == "peft" && a.beyondLoRA() {
+				if err := write(path); err == nil || !strings.Contains(err.Error(), "acts on final blocks alone, hides sinks or has link tokens, which PEFT's LoRA cannot say") {
 					t.Errorf("final blocks alone in PEFT's files: %v", err)
 				}
 				continue
@@ -98,6 +103,65 @@ func TestAdapter_WrittenAndRead_IsTheSame(t *testing.T) {
 			}
 		}
 	}
+}
+
+// linkTokensFor are n link tokens, of values that every type holds.
+func linkTokensFor(base *File, n int) (tokens [][]float32) {
+	embedding, _ := base.Tensor("token_embd.weight")
+	for i := range n {
+		token := make([]float32, embedding.Shape[0])
+		for j := range token {
+			token[j] = float32(j%9-4*i) / 8
+		}
+		tokens = append(tokens, token)
+	}
+	return tokens
+}
+
+// An adapter's id covers its link tokens, and a file whose link tokens are not the model's says so.
+func TestAdapter_LinkTokens_AreCheckedAndCounted(t *testing.T) {
+	b := base(t)
+	a := adapterFor(b, 2)
+	seen := map[[32]byte]bool{a.Fingerprint(): true}
+	for _, change := range []func(){
+		func() { a.LinkTokens = linkTokensFor(b, 2) },
+		func() { a.LinkTokens = linkTokensFor(b, 3) },
+		func() { a.LinkTokens[1][5]++ },
+	} {
+		change()
+		if seen[a.Fingerprint()] {
+			t.Error("an adapter with other link tokens has the same fingerprint")
+		}
+		seen[a.Fingerprint()] = true
+	}
+	for _, c := range []struct {
+		tokens [][]float32
+		want   string
+	}{
+		{[][]float32{make([]float32, 63)}, "tensor tessera.link_tokens: is [63 1], expected embeddings of 64 values, of at most 64 tokens"},
+		{linkTokensFor(b, 65), "tensor tessera.link_tokens: is [64 65], expected embeddings of 64 values, of at most 64 tokens"},
+	} {
+		a.LinkTokens = c.tokens
+		path := filepath.Join(t.TempDir(), "a.gguf")
+		if err := a.WriteGGUF(path, kernel.F32); err != nil {
+			t.Fatal(err)
+		}
+		checkAdapterError(t, "link tokens", path, c.want, b)
+	}
+	a.LinkTokens = linkTokensFor(b, 1)
+	path := filepath.Join(t.TempDir(), "a.gguf")
+	if err := a.WriteGGUF(path, kernel.F32); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary.LittleEndian.PutUint32(data[len(data)-4:], math.Float32bits(float32(math.Inf(1))))
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	checkAdapterError(t, "link tokens", path, "tensor tessera.link_tokens: value 63 is +Inf, expected a finite number", b)
 }
 
 // Written by the formulas of the vectors' README: GGUF row h·16+2i+j is row h·16+8j+i of the Hugging Face order.
@@ -236,6 +300,12 @@ func TestOpenAdapter_BrokenPEFT_IsNamedWithFieldAndFinding(t *testing.T) {
 // checkAdapter checks the invariants of Adapter.
 func checkAdapter(t *testing.T, a *Adapter, base *File) {
 	t.Helper()
+	embedding, _ := base.Tensor("token_embd.weight")
+	for _, token := range a.LinkTokens {
+		if len(token) != embedding.Shape[0] || slices.ContainsFunc(token, func(v float32) bool { return v-v != 0 }) {
+			t.Fatalf("link token %v", token)
+		}
+	}
 	last := -1
 	for _, c := range a.Changes {
 		at, ok := base.byName[c.Tensor]
@@ -257,9 +327,11 @@ func checkAdapter(t *testing.T, a *Adapter, base *File) {
 // FuzzAdapter: whatever the bytes of a GGUF file, reading them as an adapter ends in an *Error or in an adapter that keeps its invariants.
 func FuzzAdapter(f *testing.F) {
 	b := base(f)
-	for i, a := range []*Adapter{adapterFor(b, 1, "blk.0.attn_q.weight"), adapterFor(b, 2, "blk.1.ffn_up.weight", "blk.0.attn_v.weight")} {
+	linked := adapterFor(b, 1, "blk.0.attn_k.weight")
+	linked.LinkTokens = linkTokensFor(b, 2)
+	for i, a := range []*Adapter{adapterFor(b, 1, "blk.0.attn_q.weight"), adapterFor(b, 2, "blk.1.ffn_up.weight", "blk.0.attn_v.weight"), linked} {
 		path := filepath.Join(f.TempDir(), "a.gguf")
-		if err := a.WriteGGUF(path, []kernel.Type{kernel.F16, kernel.F32}[i]); err != nil {
+		if err := a.WriteGGUF(path, []kernel.Type{kernel.F16, kernel.F32, kernel.F32}[i]); err != nil {
 			f.Fatal(err)
 		}
 		data, err := os.ReadFile(path)

@@ -14,7 +14,7 @@ import (
 // f's tensors are done.
 func (f *File) Merge(ctx context.Context, path string, a *Adapter, t kernel.Type, progress func(done, total int)) (err error) {
 	if a.beyondLoRA() {
-		return errors.New("the adapter acts on final blocks alone or hides sinks, which a model's matrices cannot: use it beside the model, or train one without --final-only and --hide-sinks")
+		return errors.New("the adapter acts on final blocks alone, hides sinks or has link tokens, which a model's matrices cannot: use it beside the model, or train one without --final-only, --hide-sinks and --link-tokens")
 	}
 	tensors := slices.Clone(f.tensors)
 	for _, c := range a.Changes {

@@ -27,7 +27,7 @@ func TestMerge_AddsTheProduct_AndKeepsTheRest(t *testing.T) {
 		}
 		final := *a
 		final.FinalOnly = true
-		if err := b.Merge(t.Context(), path, &final, c.kind, func(int, int) {}); err == nil || !strings.HasPrefix(err.Error(), "the adapter acts on final blocks alone or hides sinks") {
+		if err := b.Merge(t.Context(), path, &final, c.kind, func(int, int) {}); err == nil || !strings.HasPrefix(err.Error(), "the adapter acts on final blocks alone, hides sinks or has link tokens") {
 			t.Errorf("an adapter for final blocks: %v", err) // and what was at path is still there
 		}
 		m := openFile(t, path)

@@ -143,7 +143,7 @@ func parsePEFT(path string, data []byte, s *peftSettings, base *File) (*Adapter,
 // WritePEFT writes the adapter to the folder dir, made if it is missing, as PEFT loads it for the model that base was converted from.
 func (a *Adapter) WritePEFT(dir string, base *File) error {
 	if a.beyondLoRA() {
-		return &Error{dir, "adapter", "acts on final blocks alone or hides sinks, which PEFT's LoRA cannot say; expected one that does neither"}
+		return &Error{dir, "adapter", "acts on final blocks alone, hides sinks or has link tokens, which PEFT's LoRA cannot say; expected one that does not"}
 	}
 	var tensors []safetensor
 	targets := map[string]bool{}

@@ -50,6 +50,7 @@ type trainFlags struct {
 	export    string
 	finalOnly bool
 	hideSinks int
+	links     int
 	options   train.Options
 	asJSON    bool
 }
@@ -79,6 +80,7 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 	flags.Float64Var(&f.alpha, "alpha", 32, "alpha of the adapter: its changes are scaled by alpha/rank")
 	flags.BoolVar(&f.finalOnly, "final-only", false, "an adapter that acts on question and answer alone: blocks of passages stay those of the model without it, and a sample costs about half")
 	flags.IntVar(&f.hideSinks, "hide-sinks", 0, "hide so many tokens at the start of each passage from question and answer: computed alone, each begins with an attention sink")
+	flags.IntVar(&f.links, "link-tokens", 0, "learned tokens behind each passage in block mode, which see all before them and tell it to question and answer")
 	flags.StringSliceVar(&f.targets, "targets", nil, "matrices that are changed (default "+strings.Join(train.Targets, ",")+")")
 	flags.StringVarP(&f.passages, "passages", "k", "3-6", "passages of a sample, a number or a range, or several for equal stretches of the run, as 3-6,10; those that support the answer always")
 	flags.IntVar(&f.questions, "questions", 1, "questions of a sample, over the passages that support one of the answers and others of theirs")
@@ -123,8 +125,12 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 			return &usageError{errors.New("--keep: compares with the model without the adapter; with --full there is none: want --keep 0")}
 		case f.full && f.finalOnly:
 			return &usageError{errors.New("--final-only: is of an adapter; with --full there is none")}
-		case (f.finalOnly || f.hideSinks > 0) && f.merge != "":
-			return &usageError{errors.New("--merge: in a model's matrices an adapter acts on every token and hides nothing; --final-only and --hide-sinks go without it")}
+		case (f.finalOnly || f.hideSinks > 0 || f.links > 0) && f.merge != "":
+			return &usageError{errors.New("--merge: in a model's matrices an adapter acts on every token and hides and links nothing; --final-only, --hide-sinks and --link-tokens go without it")}
+		case f.links < 0 || f.links > weights.MaxLinkTokens || f.full && f.links > 0:
+			return &usageError{fmt.Errorf("--link-tokens %d: want 0 to %d, and an adapter that holds them, not --full", f.links, weights.MaxLinkTokens)}
+		case f.links > 0 && f.options.Mode == train.Full:
+			return &usageError{errors.New("--link-tokens: stand in block mode's prompts; with --mode full there are none")}
 		case f.hideSinks < 0 || f.full && f.hideSinks > 0:
 			return &usageError{fmt.Errorf("--hide-sinks %d: want 0 or more, and an adapter that says so, not --full", f.hideSinks)}
 		case f.patience < 0 || f.patience > 0 && f.validate == 0:
@@ -179,6 +185,12 @@ func runTrain(cmd *cobra.Command, f *trainFlags) (err error) {
 			return err
 		}
 		adapter.FinalOnly, adapter.HiddenSinks = f.finalOnly, f.hideSinks
+		if f.links > 0 {
+			words := curriculum.Tokenizer.EncodeContinued(strings.Repeat(linkWords, f.links))
+			if adapter.LinkTokens, err = train.NewLinkTokens(file, words[:f.links]); err != nil {
+				return err
+			}
+		}
 	}
 	f.options.Threads = runtime.GOMAXPROCS(0)
 	t, err := train.New(file, adapter, f.options)
@@ -211,6 +223,9 @@ func runTrain(cmd *cobra.Command, f *trainFlags) (err error) {
 	_, err = fmt.Fprintln(cmd.OutOrStdout(), f.out)
 	return err
 }
+
+// linkWords are what link tokens begin as.
+const linkWords = "The documents so far say that "
 
 // write writes what was trained, as it is now.
 func (f *trainFlags) write(t *train.Trainer, file *weights.File, path string) error {
