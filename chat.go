@@ -281,6 +281,9 @@ func (t *Tessera) Warm(ctx context.Context, documents []prompt.Document, salt []
 	return taken, err
 }
 
+// Record is the evaluation record of the model with its adapter, nil where nobody has measured them.
+func (t *Tessera) Record() *weights.Record { return t.record }
+
 // AutoIsBlock tells whether Auto is Block with this model and adapter, by the quality gate.
 func (t *Tessera) AutoIsBlock() bool { return t.record != nil && t.record.Passes(weights.Margin) }
 

@@ -11,6 +11,8 @@ import (
 	"github.com/tessera-llm/tessera/internal/testenv"
 
 	tessera "github.com/tessera-llm/tessera"
+
+	"github.com/tessera-llm/tessera/weights"
 )
 
 func TestDemoQuestions_HaveTheirPassages(t *testing.T) {
@@ -92,5 +94,20 @@ func TestDemo_OneQuestion_PrintsItsTable(t *testing.T) {
 	}
 	if !(flops[1] > 5*flops[2] && flops[2] == flops[3]) {
 		t.Errorf("operations to the first token are %v in the four runs; warm ones must be few", flops)
+	}
+}
+
+func TestMeasured_SaysWhatTheRecordSays(t *testing.T) {
+	for _, c := range []struct {
+		record *weights.Record
+		want   string
+	}{
+		{nil, "How often block attention is right with these weights nobody has measured yet: 'tessera eval --gate' does."},
+		{&weights.Record{Sets: []weights.Scores{{N: 40, Full: 0.5, Block: 0.25}, {N: 10, Full: 0.1, Block: 0.2}}},
+			"Of 50 questions of benchmarks, full attention is right for 30.0 %, block attention for 22.5 %: docs/training.md."},
+	} {
+		if got := measured(c.record); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
 	}
 }
