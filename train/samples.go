@@ -29,7 +29,7 @@ type Curriculum struct {
 	End       int32 // the token that ends an answer
 
 	Documents []Range // of a sample, unless more are needed or fewer are there: each for an equal stretch of Samples
-	Questions int     // of a sample, over the documents that they need and others of theirs; 0: one
+	Questions []int   // of a sample, over the documents that they need and others of theirs, for stretches too; nil: one
 	Samples   int     // of the run
 	MaxTokens int     // of a sample; documents that are not needed are left out where it would be longer
 	Seed      uint64
@@ -54,19 +54,22 @@ func (c *Curriculum) Sample(i int) (Sample, error) {
 		return Sample{}, fmt.Errorf("no examples to train on")
 	}
 	rng := rand.New(rand.NewPCG(c.Seed+1, uint64(i)))
-	kept := int(float64(i) * c.Keep) // before this one
-	if int(float64(i+1)*c.Keep) > kept {
-		return c.kept(kept, rng)
+	if c.keeps(i) {
+		return c.kept(int(float64(i)*c.Keep), rng)
 	}
-	documents := c.Documents[min(i*len(c.Documents)/max(c.Samples, 1), len(c.Documents)-1)]
-	i -= kept
-	questions := max(c.Questions, 1)
-	asked := make([]*Example, questions)
+	documents := c.Documents[c.stretch(i, len(c.Documents))]
+	before := 0 // questions of earlier samples
+	for j := range i {
+		if !c.keeps(j) {
+			before += c.questions(j)
+		}
+	}
+	asked := make([]*Example, c.questions(i))
 	for q := range asked {
-		asked[q] = c.example(i*questions + q)
+		asked[q] = c.example(before + q)
 	}
 	e := asked[0]
-	if questions > 1 {
+	if len(asked) > 1 {
 		e = union(asked)
 	}
 	chosen := e.choose(rng, documents.Fewest+rng.IntN(documents.Most-documents.Fewest+1))
@@ -89,6 +92,19 @@ func (c *Curriculum) Sample(i int) (Sample, error) {
 		}
 		chosen = append(chosen[:spare], chosen[spare+1:]...)
 	}
+}
+
+// keeps tells whether sample i is one on which the model is to stay as it is.
+func (c *Curriculum) keeps(i int) bool { return int(float64(i+1)*c.Keep) > int(float64(i)*c.Keep) }
+
+// stretch is which of n equal stretches of Samples sample i is in.
+func (c *Curriculum) stretch(i, n int) int { return min(i*n/max(c.Samples, 1), n-1) }
+
+func (c *Curriculum) questions(i int) int {
+	if c.Questions == nil {
+		return 1
+	}
+	return c.Questions[c.stretch(i, len(c.Questions))]
 }
 
 // example is the i-th of all passes over the examples.

@@ -91,7 +91,7 @@ func TestCurriculum_Samples_AreThePromptAndTheAnswerInAPassage(t *testing.T) {
 
 func TestCurriculum_Questions_ShareTheDocumentsTheyNeed(t *testing.T) {
 	c := curriculum(t)
-	c.Examples, c.Questions, c.Documents = c.Examples[:3], 2, []Range{{5, 5}}
+	c.Examples, c.Questions, c.Documents = c.Examples[:3], []int{2}, []Range{{5, 5}}
 	for i := range 9 {
 		s, err := c.Sample(i)
 		if err != nil {
@@ -127,6 +127,33 @@ func TestCurriculum_Questions_ShareTheDocumentsTheyNeed(t *testing.T) {
 	c.Examples[0].System = "Another."
 	if _, err := c.Sample(0); err == nil || !strings.Contains(err.Error(), "system messages differ") {
 		t.Errorf("two system messages over the same documents: %v", err)
+	}
+}
+
+// With stretches of other numbers of questions, each example is still asked once before any is asked again.
+func TestCurriculum_QuestionsInStretches_TakeTurns(t *testing.T) {
+	c := curriculum(t)
+	c.Examples, c.Questions, c.Samples, c.Keep = c.Examples[:3], []int{2, 1, 3}, 12, 0.3
+	next := 0
+	for i := range 14 { // the last two behind the end
+		if c.keeps(i) {
+			continue
+		}
+		want := []int{2, 1, 3}[min(i/4, 2)]
+		s, err := c.Sample(i)
+		if err != nil || s.finals() != want {
+			t.Fatalf("sample %d: %d questions, want %d (%v)", i, s.finals(), want, err)
+		}
+		var asked []string
+		for first, n := range s.finalBlocks() {
+			asked = append(asked, c.Tokenizer.Decode(s.Tokens[first:n]))
+		}
+		for _, text := range asked {
+			if e := c.example(next); !strings.Contains(text, e.Answers[1]) {
+				t.Errorf("sample %d: %q, want the question that is answered by %q", i, text, e.Answers[1])
+			}
+			next++
+		}
 	}
 }
 

@@ -38,7 +38,7 @@ type trainFlags struct {
 	alpha     float64
 	targets   []string
 	passages  string
-	questions int
+	questions []int
 	maxTokens int
 	keep      float64
 	validate  int
@@ -83,7 +83,7 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 	flags.IntVar(&f.links, "link-tokens", 0, "learned tokens behind each passage in block mode, which see all before them and tell it to question and answer")
 	flags.StringSliceVar(&f.targets, "targets", nil, "matrices that are changed (default "+strings.Join(train.Targets, ",")+")")
 	flags.StringVarP(&f.passages, "passages", "k", "3-6", "passages of a sample, a number or a range, or several for equal stretches of the run, as 3-6,10; those that support the answer always")
-	flags.IntVar(&f.questions, "questions", 1, "questions of a sample, over the passages that support one of the answers and others of theirs")
+	flags.IntSliceVar(&f.questions, "questions", []int{1}, "questions of a sample, over the passages that support one of the answers and others of theirs; several for equal stretches of the run, as 3,1")
 	flags.IntVar(&f.maxTokens, "max-tokens", 2048, "tokens of a sample at most")
 	flags.StringVar((*string)(&f.options.Mode), "mode", string(train.Dual), "what a sample is seen in: full, block, dual (both), or alternate (one of the two, drawn)")
 	flags.Float64Var(&f.options.BlockShare, "block-share", 0.5, "share of the samples that --mode alternate sees in block mode")
@@ -137,7 +137,7 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 			return &usageError{fmt.Errorf("--patience %d --validate %d: want at least 0, and something to validate on", f.patience, f.validate)}
 		case f.keep < 0 || f.keep >= 1:
 			return &usageError{fmt.Errorf("--keep %v: want a share from 0 to less than 1", f.keep)}
-		case f.questions < 1:
+		case len(f.questions) == 0 || slices.Min(f.questions) < 1:
 			return &usageError{fmt.Errorf("--questions %d: want at least 1", f.questions)}
 		case f.validate < 0 || f.every < 1:
 			return &usageError{fmt.Errorf("--validate %d --validate-every %d: want at least 0 and 1", f.validate, f.every)}
@@ -468,7 +468,7 @@ func (f *trainFlags) curricula(file *weights.File) (c, held *train.Curriculum, e
 	held = &copied
 	held.Seed++
 	held.Keep, held.Samples = 0, f.validate
-	held.Questions = 1 // as they are asked in use
+	held.Questions = nil // one, as they are asked in use
 
 	for i := range all { // every so manieth is held out, so that each file has its share
 		if f.validate > 0 && len(held.Examples) < f.validate && i%(len(all)/f.validate) == 0 {
