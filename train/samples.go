@@ -3,6 +3,7 @@ package train
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"github.com/tessera-llm/tessera/prompt"
@@ -30,6 +31,7 @@ type Curriculum struct {
 
 	Documents []Range // of a sample, unless more are needed or fewer are there: each for an equal stretch of Samples
 	Questions []int   // of a sample, over the documents that they need and others of theirs, for stretches too; nil: one
+	Cloze     int     // more of a sample, made of sentences of its documents
 	Samples   int     // of the run
 	MaxTokens int     // of a sample; documents that are not needed are left out where it would be longer
 	Seed      uint64
@@ -74,7 +76,7 @@ func (c *Curriculum) Sample(i int) (Sample, error) {
 	}
 	chosen := e.choose(rng, documents.Fewest+rng.IntN(documents.Most-documents.Fewest+1))
 	for {
-		s, err := c.build(asked, e, chosen)
+		s, err := c.build(slices.Concat(asked, c.clozes(rng, e, chosen)), e, chosen)
 		if err != nil {
 			return s, fmt.Errorf("example %s: %w", e.ID, err)
 		}
@@ -105,6 +107,23 @@ func (c *Curriculum) questions(i int) int {
 		return 1
 	}
 	return c.Questions[c.stretch(i, len(c.Questions))]
+}
+
+// clozes are questions made of the chosen documents of an example, Cloze of them or what is found.
+func (c *Curriculum) clozes(rng *rand.Rand, e *Example, chosen []int) (asked []*Example) {
+	if c.Cloze == 0 || len(chosen) == 0 {
+		return nil
+	}
+	documents := make([]prompt.Document, len(chosen))
+	for i, d := range chosen {
+		documents[i] = e.Documents[d]
+	}
+	for range c.Cloze {
+		if question, answer, ok := cloze(rng, documents); ok {
+			asked = append(asked, &Example{ID: "cloze", Question: question, Answers: []string{answer}, System: e.System})
+		}
+	}
+	return asked
 }
 
 // example is the i-th of all passes over the examples.

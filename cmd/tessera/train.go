@@ -39,6 +39,7 @@ type trainFlags struct {
 	targets   []string
 	passages  string
 	questions []int
+	cloze     int
 	maxTokens int
 	keep      float64
 	validate  int
@@ -84,6 +85,7 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 	flags.StringSliceVar(&f.targets, "targets", nil, "matrices that are changed (default "+strings.Join(train.Targets, ",")+")")
 	flags.StringVarP(&f.passages, "passages", "k", "3-6", "passages of a sample, a number or a range, or several for equal stretches of the run, as 3-6,10; those that support the answer always")
 	flags.IntSliceVar(&f.questions, "questions", []int{1}, "questions of a sample, over the passages that support one of the answers and others of theirs; several for equal stretches of the run, as 3,1")
+	flags.IntVar(&f.cloze, "cloze", 0, "more questions of a sample, made of its passages: a sentence with a blank for a name or a number")
 	flags.IntVar(&f.maxTokens, "max-tokens", 2048, "tokens of a sample at most")
 	flags.StringVar((*string)(&f.options.Mode), "mode", string(train.Dual), "what a sample is seen in: full, block, dual (both), or alternate (one of the two, drawn)")
 	flags.Float64Var(&f.options.BlockShare, "block-share", 0.5, "share of the samples that --mode alternate sees in block mode")
@@ -139,6 +141,8 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 			return &usageError{fmt.Errorf("--keep %v: want a share from 0 to less than 1", f.keep)}
 		case len(f.questions) == 0 || slices.Min(f.questions) < 1:
 			return &usageError{fmt.Errorf("--questions %d: want at least 1", f.questions)}
+		case f.cloze < 0:
+			return &usageError{fmt.Errorf("--cloze %d: want at least 0", f.cloze)}
 		case f.validate < 0 || f.every < 1:
 			return &usageError{fmt.Errorf("--validate %d --validate-every %d: want at least 0 and 1", f.validate, f.every)}
 		}
@@ -439,6 +443,7 @@ func (f *trainFlags) curricula(file *weights.File) (c, held *train.Curriculum, e
 	if c, err = newCurriculum(file); err != nil {
 		return nil, nil, err
 	}
+	c.Cloze = f.cloze
 	c.Questions, c.MaxTokens, c.Samples, c.Keep, c.Seed = f.questions, f.maxTokens, f.options.Steps*f.options.Batch, f.keep, f.options.Seed
 	for _, stretch := range strings.Split(f.passages, ",") {
 		var r train.Range
@@ -468,7 +473,7 @@ func (f *trainFlags) curricula(file *weights.File) (c, held *train.Curriculum, e
 	held = &copied
 	held.Seed++
 	held.Keep, held.Samples = 0, f.validate
-	held.Questions = nil // one, as they are asked in use
+	held.Cloze, held.Questions = 0, nil // one, as they are asked in use
 
 	for i := range all { // every so manieth is held out, so that each file has its share
 		if f.validate > 0 && len(held.Examples) < f.validate && i%(len(all)/f.validate) == 0 {
