@@ -9,10 +9,9 @@ import (
 
 	"github.com/tessera-llm/tessera/internal/kernel"
 	"github.com/tessera-llm/tessera/internal/testenv"
+	"github.com/tessera-llm/tessera/weights"
 
 	tessera "github.com/tessera-llm/tessera"
-
-	"github.com/tessera-llm/tessera/weights"
 )
 
 func TestDemoQuestions_HaveTheirPassages(t *testing.T) {
