@@ -39,8 +39,9 @@ func cloze(rng *rand.Rand, documents []prompt.Document) (question, answer string
 		for next < len(words) && next-first < clozeAnswer && isName(words[next]) && !endsClause(words[next-1]) {
 			next++
 		}
-		answer = strings.TrimRightFunc(strings.Join(words[first:next], " "), unicode.IsPunct)
-		behind := strings.Join(words[first:next], " ")[len(answer):] // punctuation
+		name := strings.Join(words[first:next], " ")
+		answer = strings.TrimRightFunc(name, unicode.IsPunct)
+		behind := name[len(answer):] // punctuation
 		from, to := first, next
 		for from > 0 && first-from < clozeBefore && !endsSentence(words[from-1]) {
 			from--

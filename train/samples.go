@@ -102,6 +102,7 @@ func (c *Curriculum) keeps(i int) bool { return int(float64(i+1)*c.Keep) > int(f
 // stretch is which of n equal stretches of Samples sample i is in.
 func (c *Curriculum) stretch(i, n int) int { return min(i*n/max(c.Samples, 1), n-1) }
 
+// questions is how many sample i asks of Examples.
 func (c *Curriculum) questions(i int) int {
 	if c.Questions == nil {
 		return 1

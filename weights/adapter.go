@@ -202,10 +202,8 @@ func (f *File) linkTokens(t *Tensor, base *File) ([][]float32, error) {
 	}
 	values := make([]float32, t.Shape[0]*t.Shape[1])
 	kernel.Dequantize(t.Type, values, t.Data)
-	for i, v := range values {
-		if v-v != 0 {
-			return nil, f.Errorf(tensorField(t.Name), "value %d is %v, expected a finite number", i, v)
-		}
+	if err := checkFinite(f.path, t.Name, values); err != nil {
+		return nil, err
 	}
 	return slices.Collect(slices.Chunk(values, t.Shape[0])), nil
 }
@@ -269,10 +267,8 @@ func (b *adapterBuilder) add(name, tensor string, isA bool, rows, cols int, valu
 	if !ok || len(of.Shape) != 2 {
 		return fail("changes %s, which is no matrix of %s", printable(tensor), b.base.path)
 	}
-	for i, v := range values {
-		if v-v != 0 {
-			return fail("value %d is %v, expected a finite number", i, v)
-		}
+	if err := checkFinite(b.path, name, values); err != nil {
+		return err
 	}
 	i := slices.IndexFunc(b.Changes, func(c Change) bool { return c.Tensor == tensor })
 	if i < 0 {
@@ -293,6 +289,16 @@ func (b *adapterBuilder) add(name, tensor string, isA bool, rows, cols int, valu
 		return fail("has rank %d, its other half %d", rank, c.Rank)
 	}
 	c.Rank, *side = rank, values
+	return nil
+}
+
+// checkFinite says which value of a tensor of the file at path is no finite number.
+func checkFinite(path, tensor string, values []float32) error {
+	for i, v := range values {
+		if v-v != 0 {
+			return &Error{path, tensorField(tensor), fmt.Sprintf("value %d is %v, expected a finite number", i, v)}
+		}
+	}
 	return nil
 }
 
