@@ -87,11 +87,10 @@ func compare(of, against []*Result) Comparison {
 	for i := range of {
 		c.Datasets = append(c.Datasets, of[i].Dataset)
 		c.N += of[i].N
-		sets[i] = make([]float64, of[i].N)
-		for j := range sets[i] {
-			d := int(of[i].Outcomes[j]) - int(against[i].Outcomes[j])
-			sets[i][j] = float64(d)
-			switch d {
+		sets[i] = of[i].outcomes()
+		for j, other := range against[i].outcomes() {
+			sets[i][j] -= other
+			switch sets[i][j] {
 			case 1:
 				c.OnlyOf++
 			case -1:

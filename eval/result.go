@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/tessera-llm/tessera/engine"
@@ -78,7 +79,12 @@ func newResult(d *Dataset, s Setting, w Weights, kernel string, questions []Ques
 
 // Label says what was run, but for the dataset: "SmolLM2.gguf, block, 10 passages".
 func (r *Result) Label() string {
-	return fmt.Sprintf("%s, %s, %d passages", r.weights(), r.mode(), r.Passages)
+	return r.weights() + ", " + r.manner()
+}
+
+// manner is how the questions were put: "block, 10 passages".
+func (r *Result) manner() string {
+	return fmt.Sprintf("%s, %d passages", r.mode(), r.Passages)
 }
 
 func (r *Result) weights() string {
@@ -100,6 +106,15 @@ func (r *Result) mode() string {
 	return mode
 }
 
+// outcomes are 1 for each question that was answered right, and 0.
+func (r *Result) outcomes() []float64 {
+	right := make([]float64, r.N)
+	for i := range right {
+		right[i] = float64(r.Outcomes[i] - '0')
+	}
+	return right
+}
+
 // sameQuestions says whether two results can be compared question by question.
 func (r *Result) sameQuestions(o *Result) bool {
 	return r.Dataset == o.Dataset && r.Data == o.Data && r.N == o.N
@@ -112,14 +127,15 @@ type Report struct {
 	Comparisons []Comparison `json:"comparisons"`
 }
 
-// NewReport compares what can be compared: each kind of run with the first of all and, block attention, with full attention of
-// otherwise the same. Pairs are compared over every dataset that both have, and over all of these together.
+// NewReport compares what can be compared: each kind of run with the first of as many passages and, block attention, with full attention
+// of otherwise the same. Pairs are compared over every dataset that both have, and over all of these together.
 func NewReport(results []*Result) *Report {
 	r := &Report{Schema: 1, Results: results}
 	kinds := r.kinds()
 	for i, kind := range kinds {
+		first := slices.IndexFunc(kinds, func(other []*Result) bool { return other[0].Passages == kind[0].Passages })
 		for j, other := range kinds {
-			if j != i && (j == 0 || other[0].isFullOf(kind[0])) {
+			if j != i && (j == first || other[0].isFullOf(kind[0])) {
 				r.compare(kind, other)
 			}
 		}

@@ -42,7 +42,7 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 	datasets := r.datasets()
 	row := func(cells ...string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
 
-	fmt.Fprintf(&b, "Accuracy in %%: how many outputs contain an answer, both normalized; in brackets the 95 %% interval (Wilson). Greedy, prompt format `%s`.\n\n", r.Results[0].Prompt)
+	fmt.Fprintf(&b, "Accuracy in %%: how many outputs contain an answer, both normalized; in brackets the 95 %% interval (Wilson; of the mean over sets, bootstrap). Greedy, prompt format `%s`.\n\n", r.Results[0].Prompt)
 	head, line := []string{"weights", "attention", "passages"}, []string{"---", "---", "---:"}
 	for _, d := range datasets {
 		head, line = append(head, d), append(line, "---:")
@@ -52,17 +52,20 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 	for _, kind := range r.kinds() {
 		k := kind[0]
 		cells, sum := []string{k.weights(), k.mode(), fmt.Sprint(k.Passages)}, 0.0
+		var outcomes [][]float64
 		for _, d := range datasets {
 			cell := ""
 			if x := of(kind, d); x != nil {
 				cell = fmt.Sprintf("%s [%s, %s]", percent(x.Accuracy), percent(x.Interval[0]), percent(x.Interval[1]))
 				sum += x.Accuracy
+				outcomes = append(outcomes, x.outcomes())
 			}
 			cells = append(cells, cell)
 		}
 		mean := ""
 		if len(kind) == len(datasets) {
-			mean = percent(sum / float64(len(kind)))
+			interval := bootstrap(outcomes, 1)
+			mean = fmt.Sprintf("%s [%s, %s]", percent(sum/float64(len(kind))), percent(interval[0]), percent(interval[1]))
 		}
 		row(append(cells, mean)...)
 	}
@@ -165,31 +168,42 @@ func (r *Report) WriteFigure(w io.Writer, format string) error {
 	return writePlot(p, w, 7*vg.Inch, 4.5*vg.Inch, format)
 }
 
-// WriteSteps draws accuracy against steps of training, the mean over datasets, a line for each mode, as the paper's figure 3. A result's step is in
-// its adapter's name, as `tessera train --snapshots` writes them; the model without an adapter is step 0.
+// WriteSteps draws accuracy against steps of training, the mean over datasets, a line for each training and manner of asking, as the paper's figure 3. Training
+// and step are in a result's adapter's name, as `tessera train --snapshots` writes them; the model without an adapter is step 0 of all.
 func (r *Report) WriteSteps(w io.Writer, format string) error {
 	p := plot.New()
 	p.X.Label.Text, p.Y.Label.Text = "steps of training", "accuracy, %"
 	p.Legend.Top, p.Legend.Left = true, true
 	p.Add(plotter.NewGrid())
-	lines := map[string]map[int][]float64{} // by mode and step, of each dataset
-	var modes []string
+	type line struct{ training, manner string }
+	means := map[line]map[int][]float64{} // by step, of each dataset
+	var order []line
 	for _, x := range r.Results {
-		step, ok := x.step()
+		if x.Adapter == nil {
+			continue
+		}
+		training, step, ok := x.step()
 		if !ok {
 			return fmt.Errorf("%s on %s: the adapter's name, %s, has no step: want NAME.stepN.gguf, as 'tessera train --snapshots' writes them", x.Label(), x.Dataset, *x.Adapter)
 		}
-		mode := fmt.Sprintf("%s, %d passages", x.mode(), x.Passages)
-		if lines[mode] == nil {
-			lines[mode] = map[int][]float64{}
-			modes = append(modes, mode)
+		l := line{training, x.manner()}
+		if means[l] == nil {
+			means[l] = map[int][]float64{}
+			order = append(order, l)
 		}
-		lines[mode][step] = append(lines[mode][step], 100*x.Accuracy)
+		means[l][step] = append(means[l][step], 100*x.Accuracy)
 	}
-	for i, mode := range modes {
+	for _, x := range r.Results {
+		for l, steps := range means {
+			if x.Adapter == nil && l.manner == x.manner() {
+				steps[0] = append(steps[0], 100*x.Accuracy)
+			}
+		}
+	}
+	for i, l := range order {
 		var xys plotter.XYs
-		for _, step := range slices.Sorted(maps.Keys(lines[mode])) {
-			sum, all := 0.0, lines[mode][step]
+		for _, step := range slices.Sorted(maps.Keys(means[l])) {
+			sum, all := 0.0, means[l][step]
 			for _, a := range all {
 				sum += a
 			}
@@ -201,7 +215,7 @@ func (r *Report) WriteSteps(w io.Writer, format string) error {
 		}
 		line.Color, points.Color, points.Shape, points.Radius = palette[i%len(palette)], palette[i%len(palette)], shapes[i%len(shapes)], vg.Points(3)
 		p.Add(line, points)
-		p.Legend.Add(mode, line, points)
+		p.Legend.Add(l.training+": "+l.manner, line, points)
 	}
 	p.Y.Min = 0
 	return writePlot(p, w, 6*vg.Inch, 4*vg.Inch, format)
@@ -216,18 +230,16 @@ func writePlot(p *plot.Plot, w io.Writer, width, height vg.Length, format string
 	return err
 }
 
-var stepName = regexp.MustCompile(`\.step([0-9]+)(\.gguf)?$`)
+var stepName = regexp.MustCompile(`^(.*)\.step([0-9]+)(\.gguf)?$`)
 
-func (r *Result) step() (n int, ok bool) {
-	if r.Adapter == nil {
-		return 0, true
-	}
+// step is what training a result's adapter is of, and which step of it.
+func (r *Result) step() (training string, n int, ok bool) {
 	found := stepName.FindStringSubmatch(*r.Adapter)
 	if found == nil {
-		return 0, false
+		return "", 0, false
 	}
-	n, err := strconv.Atoi(found[1])
-	return n, err == nil
+	n, err := strconv.Atoi(found[2])
+	return found[1], n, err == nil
 }
 
 // A series is the points of one kind of run, with their intervals.

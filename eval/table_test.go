@@ -83,17 +83,23 @@ func TestReadResults_WhatIsWrong_IsNamed(t *testing.T) {
 	}
 }
 
-// Each kind of run is compared with the first, and block attention with full attention of the same weights: on each set that both
-// have, and on all together.
+// Each kind of run is compared with the first of as many passages, and block attention with full attention of the same weights: on each set
+// that both have, and on all together.
 func TestNewReport_ComparesWithTheFirst_AndBlockWithFull(t *testing.T) {
+	results := someResults()
+	for _, r := range someResults()[1:3] {
+		r.Passages = 4
+		results = append(results, r)
+	}
 	var got []string
-	for _, c := range NewReport(someResults()).Comparisons {
+	for _, c := range NewReport(results).Comparisons {
 		got = append(got, strings.Join(c.Datasets, "+")+": "+strings.ReplaceAll(c.Of+" – "+c.Against, ", 10 passages", ""))
 	}
 	want := []string{
 		"nq: m, block – m, full", "hotpot: m, block – m, full", "nq+hotpot: m, block – m, full",
 		"nq: m + tuned, full – m, full",
 		"nq: m + tuned, block – m, full", "nq: m + tuned, block – m + tuned, full",
+		"nq: m + tuned, full, 4 passages – m, block, 4 passages",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -107,7 +113,7 @@ func TestReport_Markdown_HasARowAKind(t *testing.T) {
 	}
 	for _, want := range []string{
 		"| weights | attention | passages | nq | hotpot | mean |\n| --- | --- | ---: | ---: | ---: | ---: |\n",
-		"| m | full | 10 | 75.0 [30.1, 95.4] | 50.0 [9.5, 90.5] | 62.5 |\n", // Wilson by statsmodels: 3 of 4, 1 of 2
+		"| m | full | 10 | 75.0 [30.1, 95.4] | 50.0 [9.5, 90.5] | 62.5 [25.0, 100.0] |\n", // Wilson by statsmodels: 3 of 4, 1 of 2
 		"| m + tuned | block | 10 | 75.0 [30.1, 95.4] |  |  |\n",
 		"| m | full | 10 | nq | 4 | 75.0 | 75.0 | 40 | 28 | 2 |\n",
 		"| m, block, 10 passages | m, full, 10 passages | nq, hotpot | 6 | 0.0 [",
@@ -176,14 +182,14 @@ func TestReport_Steps_AreThoseInTheAdaptersNames(t *testing.T) {
 			r.Adapter = &name
 		}
 	}
-	if step, ok := results[2].step(); step != 120 || !ok {
-		t.Errorf("step %d, %v; want 120", step, ok)
+	if training, step, ok := results[2].step(); training != "block" || step != 120 || !ok {
+		t.Errorf("training %q, step %d, %v; want block, 120", training, step, ok)
 	}
 	b.Reset()
 	if err := NewReport(results).WriteSteps(&b, "svg"); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"steps of training", "full, 10 passages", "block, 10 passages"} {
+	for _, want := range []string{"steps of training", "block: full, 10 passages", "block: block, 10 passages"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("the figure does not say %q", want)
 		}

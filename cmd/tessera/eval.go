@@ -271,7 +271,7 @@ func evalReportCommand() *cobra.Command {
 		Use:   "report FILE.json…",
 		Short: "A Markdown table and a figure of results",
 		Long: `Make a Markdown table, on stdout or in a file, and a figure of what 'tessera eval --json' printed, one or several files.
-Kinds of runs come in the order of the files; each is compared with the first, and block attention with full attention too.`,
+Kinds of runs come in the order of the files; each is compared with the first of as many passages, and block attention with full attention too.`,
 		Args: cobra.MinimumNArgs(1),
 	}
 	cmd.Flags().StringVar(&markdown, "markdown", "", "write the table to this file")
