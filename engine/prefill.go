@@ -14,7 +14,8 @@ import (
 
 // prefilled is a prompt whose keys and values are all there, and the logits after its last token.
 type prefilled struct {
-	past   []*model.KV // the blocks before the final one, on stored bytes
+	past   []*model.KV       // the blocks before the final one, on stored bytes
+	links  map[int]*model.KV // an adapter's link tokens, by place: quickly computed, they are neither asked for nor given to the store
 	leases []*kv.Lease
 	final  *model.KV // the final block, with room for the answer
 	logits []float32 // [V]
@@ -48,7 +49,6 @@ type planned struct {
 	id     kv.ID
 	index  int       // its first place
 	alone  bool      // it is independent
-	link   bool      // it is an adapter's link tokens, which are quickly computed: the store is not asked, nor given them
 	kv     *model.KV // nil until found or computed
 	source kv.Source
 	broken error // what its file was found to be as its layers were read: it is to be computed
@@ -62,7 +62,7 @@ type planned struct {
 func (e *Engine) prefill(ctx context.Context, r *Request, rec *Receipt) (p *prefilled, err error) {
 	blocks, places, ids := e.plan(r)
 	last := len(r.Blocks) - 1
-	p = &prefilled{final: e.model.NewKV(e.inputs.Type, len(r.Blocks[last].Tokens)+r.MaxTokens)}
+	p = &prefilled{links: map[int]*model.KV{}, final: e.model.NewKV(e.inputs.Type, len(r.Blocks[last].Tokens)+r.MaxTokens)}
 	defer func(p *prefilled) { // p itself: a return with an error makes the result nil
 		if err != nil {
 			p.release()
@@ -103,10 +103,10 @@ func (e *Engine) prefill(ctx context.Context, r *Request, rec *Receipt) (p *pref
 	for i := range r.Blocks {
 		one := BlockReceipt{ID: ids[i], Tokens: len(r.Blocks[i].Tokens)}
 		if i < last {
-			b := blocks[places[i]]
-			if b.link {
+			if r.Blocks[i].Kind == prompt.Link {
 				continue
 			}
+			b := blocks[places[i]]
 			one.Source = b.source
 			if seen[b.id] && b.source == kv.Computed {
 				one.Source = kv.RAM // its first place was computed, this one found it there
@@ -146,7 +146,7 @@ func forget(blocks []*planned) (any bool) {
 	return any
 }
 
-// plan lists the distinct blocks before the final one, and for each place in the prompt which of them stands there.
+// plan lists the distinct blocks before the final one, and for each place in the prompt which of them stands there; link tokens are none of them.
 func (e *Engine) plan(r *Request) (blocks []*planned, places []int, ids []kv.ID) {
 	known := map[kv.ID]int{}
 	common := e.inputs
@@ -154,9 +154,11 @@ func (e *Engine) plan(r *Request) (blocks []*planned, places []int, ids []kv.ID)
 	ids = Name(e.model, common, r.Blocks, r.Attention)
 	for i, id := range ids[:len(ids)-1] {
 		at, ok := known[id]
-		if !ok {
+		if r.Blocks[i].Kind == prompt.Link {
+			at = -1
+		} else if !ok {
 			at = len(blocks)
-			known[id], blocks = at, append(blocks, &planned{id: id, index: i, alone: !Dependent(r.Blocks, r.Attention, i), link: r.Blocks[i].Kind == prompt.Link})
+			known[id], blocks = at, append(blocks, &planned{id: id, index: i, alone: !Dependent(r.Blocks, r.Attention, i)})
 		}
 		places = append(places, at)
 	}
@@ -205,8 +207,8 @@ func (e *Engine) Stored(r Request) ([]bool, error) {
 	r.Blocks = Link(e.model, r.Blocks, r.Attention)
 	blocks, places, _ := e.plan(&r)
 	var found []bool
-	for _, at := range places {
-		if blocks[at].link {
+	for i, at := range places {
+		if r.Blocks[i].Kind == prompt.Link {
 			continue
 		}
 		lease, err := e.get(blocks[at], &r)
@@ -235,10 +237,6 @@ func (e *Engine) find(blocks []*planned, r *Request, p *prefilled) (wait chan st
 	}
 	for _, b := range blocks {
 		if b.kv != nil {
-			continue
-		}
-		if b.link {
-			claimed = append(claimed, b)
 			continue
 		}
 		if other := e.claims.claim(b.id); other != nil {
@@ -275,7 +273,7 @@ func (e *Engine) leaseAll(blocks []*planned, r *Request, p *prefilled) error {
 			if i >= len(blocks) || failure.Load() != nil {
 				return
 			}
-			if blocks[i].kv != nil || blocks[i].link {
+			if blocks[i].kv != nil {
 				continue
 			}
 			lease, err := e.get(blocks[i], r)
@@ -338,15 +336,30 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 	var batch []model.Sequence
 	var computed []*planned
 	total := 0
-	add := func(index int, to *model.KV) bool {
+	var add func(index int, to *model.KV) bool
+	at := func(index int) *model.KV { // of a place before the final block; nil: another request computes it
+		if r.Blocks[index].Kind != prompt.Link {
+			return blocks[places[index]].kv
+		}
+		link := p.links[index]
+		if link == nil {
+			if link = e.model.NewKV(e.inputs.Type, len(r.Blocks[index].Tokens)); !add(index, link) {
+				return nil
+			}
+			p.links[index] = link
+		}
+		return link
+	}
+	add = func(index int, to *model.KV) bool {
 		b := &r.Blocks[index]
 		seq := model.Sequence{Tokens: b.Tokens, KV: to, Before: index < len(r.Blocks)-1 && b.Kind != prompt.Link}
 		if Dependent(r.Blocks, r.Attention, index) {
-			for _, at := range places[:index] {
-				if blocks[at].kv == nil {
+			for i := range index {
+				block := at(i)
+				if block == nil {
 					return false
 				}
-				seq.Past = append(seq.Past, blocks[at].kv)
+				seq.Past = append(seq.Past, block)
 			}
 		}
 		if index == len(r.Blocks)-1 {
@@ -382,6 +395,7 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 		for _, b := range computed {
 			b.kv = nil
 		}
+		clear(p.links)
 		p.echoed = p.echoed[:0]
 		return err
 	}
@@ -397,9 +411,6 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 		rec.MatrixFLOPs += e.model.OutputFLOPs()
 	}
 	for _, b := range computed {
-		if b.link {
-			continue
-		}
 		lease, err := e.store.Put(b.id, b.kv.Shape, b.kv.Payload)
 		if err != nil {
 			return err
@@ -430,9 +441,6 @@ func (c *claims) release(blocks []*planned) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, b := range blocks {
-		if b.link {
-			continue // it is no other request's
-		}
 		close(c.pending[b.id])
 		delete(c.pending, b.id)
 	}
