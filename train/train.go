@@ -54,7 +54,7 @@ type Trainer struct {
 // Options are how a model is trained. All but Threads have a say in the result.
 type Options struct {
 	Mode         Mode
-	BlockShare   float64 // of the samples that Alternate sees in block mode; 0: half of them
+	BlockShare   float64 // of block mode: of the samples with Alternate, of the loss with Dual; 0: a half
 	Distill      float64 // weight of KL(full ‖ block) of the same weights over the final block; no gradient passes through full
 	Keep         float64 // weight of KL(base ‖ full) over the final block of a sample that is to be kept, base being the weights without the adapter
 	Steps        int
@@ -70,7 +70,7 @@ type Options struct {
 // A Mode is what a sample's tokens attend to in training.
 type Mode string
 
-// Full and Block are one pass a sample. Dual is both, the loss being their mean; Alternate is one of the two, drawn for each sample.
+// Full and Block are one pass a sample. Dual is both, the loss being their mean, weighted by BlockShare; Alternate is one of the two, drawn for each sample.
 const (
 	Full      Mode = "full"
 	Block     Mode = "block"
@@ -311,9 +311,10 @@ func (t *Trainer) learn(s *Sample, i int, weight float64, sum *Step) error {
 			mode = Block
 		}
 	}
-	share := weight
+	full, block := weight, weight
 	if mode == Dual {
-		share /= 2
+		block *= t.blockShare()
+		full -= block
 	}
 	distill := 0.0
 	if mode != Full {
@@ -330,7 +331,7 @@ func (t *Trainer) learn(s *Sample, i int, weight float64, sum *Step) error {
 		}
 	}
 	if mode != Block && len(s.Targets) > 0 {
-		sum.Full.add(t.loss(s, share))
+		sum.Full.add(t.loss(s, full))
 		t.pass.backward(len(s.Targets))
 		sum.Tokens += len(s.Tokens)
 	}
@@ -341,7 +342,7 @@ func (t *Trainer) learn(s *Sample, i int, weight float64, sum *Step) error {
 		if distill > 0 {
 			t.pass.objective.teacher, t.pass.objective.distill = t.teacher, float32(distill/float64(len(t.rows)))
 		}
-		loss := t.loss(s, share)
+		loss := t.loss(s, block)
 		if len(s.Targets) > 0 {
 			sum.Block.add(loss)
 		}

@@ -188,7 +188,7 @@ func TestGradients_EqualDifferences(t *testing.T) {
 	}
 }
 
-// Dual is the mean of the modes, and distillation adds to it; with one block there is nothing to distil.
+// Dual is the mean of the modes, weighted by block mode's share, and distillation adds to it; with one block there is nothing to distil.
 func TestModes_AddUp(t *testing.T) {
 	file := tiny(t, "tiny-tied.gguf")
 	a := tinyAdapter(t, file)
@@ -212,6 +212,17 @@ func TestModes_AddUp(t *testing.T) {
 	for i := range dual {
 		if want := (full[i] + block[i]) / 2; math.Abs(float64(dual[i]-want)) > 1e-5*(1+math.Abs(float64(want))) {
 			t.Fatalf("gradient %d: dual %v, full %v, block %v", i, dual[i], full[i], block[i])
+		}
+	}
+	weighted := options(Dual, 1)
+	weighted.BlockShare = 0.75
+	tr := newTrainer(t, file, a, weighted)
+	if err := tr.learn(&s, 0, 1, new(Step)); err != nil {
+		t.Fatal(err)
+	}
+	for i, g := range tr.net.params.grads {
+		if want := (full[i] + 3*block[i]) / 4; math.Abs(float64(g-want)) > 1e-5*(1+math.Abs(float64(want))) {
+			t.Fatalf("gradient %d with block mode's share at 3 of 4: %v, full %v, block %v", i, g, full[i], block[i])
 		}
 	}
 	distilled, sum := gradient(Dual, 0.5, s)

@@ -88,7 +88,7 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 	flags.IntVar(&f.cloze, "cloze", 0, "more questions of a sample, made of its passages: a sentence with a blank for a name or a number")
 	flags.IntVar(&f.maxTokens, "max-tokens", 2048, "tokens of a sample at most")
 	flags.StringVar((*string)(&f.options.Mode), "mode", string(train.Dual), "what a sample is seen in: full, block, dual (both), or alternate (one of the two, drawn)")
-	flags.Float64Var(&f.options.BlockShare, "block-share", 0.5, "share of the samples that --mode alternate sees in block mode")
+	flags.Float64Var(&f.options.BlockShare, "block-share", 0.5, "share of block mode: of the samples with --mode alternate, of the loss with dual")
 	flags.Float64Var(&f.keep, "keep", 0.2, "share of samples on which the model is to stay as it is: text of the passages, and --instruct")
 	flags.Float64Var(&f.options.Keep, "keep-weight", 4, "weight of the distance from the model as it was, on these")
 	flags.Float64Var(&f.options.Distill, "distill", 1, "weight of the distance of block mode from full mode, over the question; 0: none")

@@ -133,7 +133,7 @@ def test_losses_logits_and_gradients_are_the_vectors(tiny, vectors, name, differ
         s, mode = samples_of(vectors)[case["sample"]]
         want = case["lora"]
         model.zero_grad()
-        seen = train.learn(model, s, mode, distill=0, keep=0, weight=1, attention="dense")
+        seen = train.learn(model, s, mode, block_share=0.5, distill=0, keep=0, weight=1, attention="dense")
         differences.compare(f"{case['sample']}: loss", seen[mode], want["loss"])
         blocks = s.blocks if mode == "block" else [len(s.ids)]
         last = train.logits(model, s, blocks, [len(s.ids) - 1], "dense")[0]
@@ -172,11 +172,11 @@ def test_ten_steps_are_the_vectors(tiny, vectors, name, differences):
     for step, i in enumerate(vectors["optimizer"]["order"]):
         s, mode = samples[i]
         model.zero_grad()
-        seen = train.learn(model, s, mode, distill=0, keep=0, weight=1, attention="dense")
+        seen = train.learn(model, s, mode, block_share=0.5, distill=0, keep=0, weight=1, attention="dense")
         differences.compare(f"step {step}", seen[mode], want["losses"][step])
         train.update(optimizer, {"gradient": 1}, vectors["optimizer"]["lr"], clip=0)
     for (s, mode), loss in zip(samples, want["after"]["losses"], strict=True):
-        differences.compare("after", train.learn(model, s, mode, distill=0, keep=0, weight=1, attention="dense")[mode], loss)
+        differences.compare("after", train.learn(model, s, mode, block_share=0.5, distill=0, keep=0, weight=1, attention="dense")[mode], loss)
     for key, norm in want["after"]["norms"].items():
         differences.compare(f"after: {key}", adapter_of(model)[key].norm().item(), norm)
 
@@ -198,7 +198,7 @@ def test_learn_is_the_gradient_of_the_objective(tiny, vectors, mode):
     s, _ = samples_of(vectors)["long-block"]
     s.targets.pop()  # so that the last token is none
     model.zero_grad()
-    train.learn(model, s, mode, distill=0.7, keep=0, weight=0.25, attention="dense")
+    train.learn(model, s, mode, block_share=0.75, distill=0.7, keep=0, weight=0.25, attention="dense")
     got = {key: p.grad.clone() for key, p in adapter_of(model).items()}
 
     model.zero_grad()
@@ -208,7 +208,7 @@ def test_learn_is_the_gradient_of_the_objective(tiny, vectors, mode):
     final = slice(len(s.ids) - s.blocks[-1], len(s.ids) - 1)
     p = full.detach().softmax(-1)[final]
     kl = (p * (p.log() - block.log_softmax(-1)[final])).sum(-1).mean()
-    objective = {"dual": (losses["full"] + losses["block"]) / 2 + 0.7 * kl, "block": losses["block"] + 0.7 * kl, "full": losses["full"]}[mode]
+    objective = {"dual": (losses["full"] + 3 * losses["block"]) / 4 + 0.7 * kl, "block": losses["block"] + 0.7 * kl, "full": losses["full"]}[mode]
     (0.25 * objective).backward()
     for key, p in adapter_of(model).items():
         torch.testing.assert_close(got[key], p.grad, rtol=1e-4, atol=1e-6)
@@ -219,7 +219,7 @@ def test_learn_keeps_what_the_base_says(tiny, vectors):
     s, _ = samples_of(vectors)["long-block"]
     s.targets, s.keep = [], True
     model.zero_grad()
-    seen = train.learn(model, s, "block", distill=0.7, keep=3, weight=0.25, attention="dense")
+    seen = train.learn(model, s, "block", block_share=0.5, distill=0.7, keep=3, weight=0.25, attention="dense")
     got = {key: p.grad.clone() for key, p in adapter_of(model).items()}
 
     model.zero_grad()
@@ -270,7 +270,7 @@ def test_checkpointed_activations_give_the_same_gradient(tiny, vectors):
         flags = ["--checkpoint-activations"] if checkpoint else []
         model, calls = train.load(train.parse(arguments(tiny["tied"], VECTORS, VECTORS, *flags))), []
         model.get_base_model().model.layers[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
-        train.learn(model, s, "dual", distill=1, keep=0, weight=1, attention="dense")
+        train.learn(model, s, "dual", block_share=0.5, distill=1, keep=0, weight=1, attention="dense")
         grads.append({key: p.grad for key, p in adapter_of(model).items()})
         passes.append(len(calls))
     assert passes == [2, 4], "each activation is to be computed again"

@@ -60,7 +60,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument("--samples", required=True, help="what `tessera train --export` wrote; all of it is learnt, once, in its order")
     p.add_argument("--out", required=True, help="the adapter's folder; the state of the run is kept beside it, in OUT.state")
     p.add_argument("--mode", choices=MODES, default="dual", help="what a sample is seen in; alternate draws full or block for each (default dual)")
-    p.add_argument("--block-share", type=number(0), default=0.5, help="share of the samples that --mode alternate sees in block mode (default 0.5)")
+    p.add_argument("--block-share", type=number(0), default=0.5, help="share of block mode: of the samples with --mode alternate, of the loss with dual (default 0.5)")
     p.add_argument("--keep-weight", type=number(0), default=4, help="weight of KL(base ‖ full) on samples to keep (default 4)")
     p.add_argument("--distill", type=number(0), default=1, help="weight of KL(full ‖ block); 0: none (default 1)")
     p.add_argument("--rank", type=int, default=16, help="of the adapter (default 16)")
@@ -200,7 +200,7 @@ def gather(model: torch.nn.Module, samples: list[Sample], step: int, o: argparse
     values: dict[str, list[float]] = {}
     tokens = 0
     for i in range(step * o.batch, (step + 1) * o.batch):
-        seen = learn(model, samples[i], drawn(o.mode, o.block_share, o.seed, i), o.distill, o.keep_weight, 1 / o.batch, o.attention)
+        seen = learn(model, samples[i], drawn(o.mode, o.block_share, o.seed, i), o.block_share, o.distill, o.keep_weight, 1 / o.batch, o.attention)
         for name, value in seen.items():
             if not math.isfinite(value):
                 raise Unusable(f"step {step + 1}: {name} of sample {i} is {value}; {DIVERGED}")
@@ -230,7 +230,9 @@ def drawn(mode: str, block_share: float, seed: int, i: int) -> str:
     return "block" if random.Random(f"{seed} {i}").random() < block_share else "full"
 
 
-def learn(model: torch.nn.Module, s: Sample, mode: str, distill: float, keep: float, weight: float, attention: str) -> dict[str, float]:
+def learn(
+    model: torch.nn.Module, s: Sample, mode: str, block_share: float, distill: float, keep: float, weight: float, attention: str
+) -> dict[str, float]:
     """Adds the gradient of a sample, weighted, in the modes that are its, and returns what it came to: the mean -ln p of a target in "full" and
     "block" mode, and the mean "divergence" KL(full ‖ block) of a token in the final block. A sample to keep is seen in full mode, and came to the
     mean KL(base ‖ full), "kept", base being the model without the adapter."""
@@ -243,7 +245,9 @@ def learn(model: torch.nn.Module, s: Sample, mode: str, distill: float, keep: fl
         return {"kept": apart.item()}
     if mode == "full":
         distill = 0
-    share = weight / 2 if mode == "dual" else weight
+    share = {"full": weight, "block": weight}
+    if mode == "dual":
+        share = {"full": weight * (1 - block_share), "block": weight * block_share}
     rows = rows_wanted(s, distill > 0)
     n = len(s.targets)
     seen = {}
@@ -252,12 +256,12 @@ def learn(model: torch.nn.Module, s: Sample, mode: str, distill: float, keep: fl
             full = logits(model, s, [len(s.ids)], rows, attention)
         if mode != "block":
             loss = F.cross_entropy(full[:n], s.ids[s.targets].to(full.device))
-            (share * loss).backward()
+            (share["full"] * loss).backward()
             seen["full"] = loss.item()
     if mode != "full":
         block = logits(model, s, s.blocks, rows, attention)
         loss = F.cross_entropy(block[:n], s.ids[s.targets].to(block.device))
-        objective = share * loss
+        objective = share["block"] * loss
         seen["block"] = loss.item()
         if distill:
             apart = divergence(full.detach(), block)
