@@ -32,7 +32,6 @@ type Curriculum struct {
 	Documents []Range // of a sample, unless more are needed or fewer are there: each for an equal stretch of Samples
 	Questions []int   // of a sample, over the documents that they need and others of theirs, for stretches too; nil: one
 	Cloze     int     // more of a sample, made of sentences of its documents
-	Quote     bool    // answers are the sentences that hold them, where there are such
 	Samples   int     // of the run
 	MaxTokens int     // of a sample; documents that are not needed are left out where it would be longer
 	Seed      uint64
@@ -242,11 +241,7 @@ func (c *Curriculum) build(asked []*Example, of *Example, chosen []int) (s Sampl
 		for _, b := range blocks {
 			s.Tokens, s.Blocks = append(s.Tokens, b.Tokens...), append(s.Blocks, len(b.Tokens))
 		}
-		text := e.answer()
-		if c.Quote {
-			text = e.quoted(text)
-		}
-		answer := append(c.Tokenizer.EncodeContinued(text), c.End)
+		answer := append(c.Tokenizer.EncodeContinued(e.answer()), c.End)
 		for at := range answer {
 			s.Targets = append(s.Targets, len(s.Tokens)+at)
 		}

@@ -40,7 +40,6 @@ type trainFlags struct {
 	passages  string
 	questions []int
 	cloze     int
-	quote     bool
 	maxTokens int
 	keep      float64
 	validate  int
@@ -86,7 +85,6 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 	flags.StringSliceVar(&f.targets, "targets", nil, "matrices that are changed (default "+strings.Join(train.Targets, ",")+")")
 	flags.StringVarP(&f.passages, "passages", "k", "3-6", "passages of a sample, a number or a range, or several for equal stretches of the run, as 3-6,10; those that support the answer always")
 	flags.IntSliceVar(&f.questions, "questions", []int{1}, "questions of a sample, over the passages that support one of the answers and others of theirs; several for equal stretches of the run, as 3,1")
-	flags.BoolVar(&f.quote, "quote", false, "answer with the sentence of a passage that holds the answer, where one does")
 	flags.IntVar(&f.cloze, "cloze", 0, "more questions of a sample, made of its passages: a sentence with a blank for a name or a number")
 	flags.IntVar(&f.maxTokens, "max-tokens", 2048, "tokens of a sample at most")
 	flags.StringVar((*string)(&f.options.Mode), "mode", string(train.Dual), "what a sample is seen in: full, block, dual (both), or alternate (one of the two, drawn)")
@@ -445,7 +443,7 @@ func (f *trainFlags) curricula(file *weights.File) (c, held *train.Curriculum, e
 	if c, err = newCurriculum(file); err != nil {
 		return nil, nil, err
 	}
-	c.Cloze, c.Quote = f.cloze, f.quote
+	c.Cloze = f.cloze
 	c.Questions, c.MaxTokens, c.Samples, c.Keep, c.Seed = f.questions, f.maxTokens, f.options.Steps*f.options.Batch, f.keep, f.options.Seed
 	for _, stretch := range strings.Split(f.passages, ",") {
 		var r train.Range
