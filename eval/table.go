@@ -200,6 +200,7 @@ func (r *Report) WriteSteps(w io.Writer, format string) error {
 			}
 		}
 	}
+	top := 0.0
 	for i, l := range order {
 		var xys plotter.XYs
 		for _, step := range slices.Sorted(maps.Keys(means[l])) {
@@ -208,6 +209,7 @@ func (r *Report) WriteSteps(w io.Writer, format string) error {
 				sum += a
 			}
 			xys = append(xys, plotter.XY{X: float64(step), Y: sum / float64(len(all))})
+			top = max(top, sum/float64(len(all)))
 		}
 		line, points, err := plotter.NewLinePoints(xys)
 		if err != nil {
@@ -217,7 +219,7 @@ func (r *Report) WriteSteps(w io.Writer, format string) error {
 		p.Add(line, points)
 		p.Legend.Add(l.training+": "+l.manner, line, points)
 	}
-	p.Y.Min = 0
+	p.Y.Min, p.Y.Max = 0, top*(1.05+0.08*float64(len(order))) // with room for the legend
 	return writePlot(p, w, 6*vg.Inch, 4*vg.Inch, format)
 }
 
