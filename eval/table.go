@@ -208,8 +208,8 @@ func (r *Report) WriteSteps(w io.Writer, format string) error {
 			for _, a := range all {
 				sum += a
 			}
-			xys = append(xys, plotter.XY{X: float64(step), Y: sum / float64(len(all))})
-			top = max(top, sum/float64(len(all)))
+			mean := sum / float64(len(all))
+			xys, top = append(xys, plotter.XY{X: float64(step), Y: mean}), max(top, mean)
 		}
 		line, points, err := plotter.NewLinePoints(xys)
 		if err != nil {
