@@ -6,7 +6,7 @@
 //
 // RoPE turns query and key by angles linear in their positions, so ⟨R(p)q, R(Δ+j)k⟩ = ⟨R(p-Δ)q, R(j)k⟩. The paper turns
 // the keys of a block to its new offset Δ; here keys stay as stored, turned to their local position j, and the query is
-// turned by p-Δ for each segment. No copy of the cache is ever made.
+// turned by p-Δ for each segment: by its place in its own block, then by that block's distance from the segment. No copy of the cache is ever made.
 package attention
 
 import (
@@ -49,6 +49,7 @@ type Queries struct {
 }
 
 // keyTile is how many keys are scored before they are taken into the running softmax: a passage of about 100 tokens is one tile.
+// Of a segment they are whole kernel.KeyTiles; what is left of it goes before the next segment's keys.
 // spanKeys cuts long prompts into stretches of global positions whose partial softmaxes are computed independently and
 // merged in order: work for many threads even when one token asks.
 //
@@ -98,14 +99,21 @@ type item struct {
 
 // scratch holds, for rows·H/G queries: the turned queries and the running softmax, and one tile of keys and values.
 type scratch struct {
-	turned, keys, values []float32 // [queries × D], [keyTile × D], [keyTile × D]
-	state                []float32 // [queries × (2 + D)], see partial
-	scores               []float32 // [keyTile / kernel.KeyTile × queries of a step × kernel.KeyTile]
-	v                    []float32 // the tile's values: in values, or in place
+	local        []float32 // [queries × D], turned by their places in their own block
+	turned       []float32 // [queries × D], for a segment
+	keys, values []float32 // [keyTile × D]
+	rest         rest
+	state        []float32 // [queries × (2 + D)], see partial
+	scores       []float32 // [keyTile / kernel.KeyTile × queries of a step × kernel.KeyTile]
+	v            []float32 // the tile's values: in values, or in place
 
 	tiles   kernel.TileSoftmax // does it all, where the CPU has what it needs
 	visible []int32            // [queries], how many keys of a tile each sees
 }
+
+// A rest is the keys and values at the end of a segment that fill no kernel.KeyTile, [rows × D] each. Passages are short: the last 4 keys of
+// 100 by themselves cost as much as 16. So they stand before the next segment's keys, turned as those are.
+type rest struct{ keys, values []float32 }
 
 // Run computes batch[i].Out for every i on the pool. rope must reach the largest position asked for.
 func (a *Attend) Run(pool *kernel.Pool, shape Shape, rope *Table, batch []Queries) {
@@ -171,9 +179,10 @@ func (a *Attend) reserve(threads, queries int) {
 	for i := range a.scratch {
 		s := &a.scratch[i]
 		if len(s.turned) < queries*d || len(s.values) < keyTile*d || len(s.scores) < keyTile*queries {
-			s.turned, s.state = make([]float32, queries*d), make([]float32, queries*(2+d))
+			s.local, s.turned, s.state = make([]float32, queries*d), make([]float32, queries*d), make([]float32, queries*(2+d))
 			s.keys, s.values = make([]float32, keyTile*d), make([]float32, keyTile*d)
 			s.scores, s.visible = make([]float32, keyTile*queries), make([]int32, queries)
+			s.rest = rest{make([]float32, 0, kernel.KeyTile*d), make([]float32, 0, kernel.KeyTile*d)}
 		}
 	}
 }
@@ -201,62 +210,113 @@ func (a *Attend) Do(worker, i int) {
 func (a *Attend) attend(it *item, s *scratch, state []float32) {
 	q := &a.batch[it.queries]
 	reset(state, a.shape.Dim)
-	width := a.shape.Heads / a.shape.KVHeads * a.shape.Dim // of a row's queries
-	step := max(stepQueries*a.shape.Dim/width, 1)
-	from, to := 0, math.MaxInt // global positions of the span's keys
-	if it.spans > 1 {
-		from, to = it.span*spanKeys, (it.span+1)*spanKeys
-	}
+	a.turn(it, q, s.local)
+	last := -1 // segment that has a say
 	for i := range q.Segments {
+		if lo, hi := a.span(it, &q.Segments[i]); lo < hi {
+			last = i
+		}
+	}
+	s.rest.keys, s.rest.values = s.rest.keys[:0], s.rest.values[:0] // of an item that was given up
+	offset := 0                                                     // of the segment that the rest's keys are turned for
+	for i := range q.Segments[:last+1] {
 		seg := &q.Segments[i]
-		lo, hi := max(from-seg.Offset, seg.First), min(to-seg.Offset, seg.Len)
-		hi = min(hi, q.Position+it.row+it.rows-seg.Offset) // beyond it no row of the item sees
+		lo, hi := a.span(it, seg)
 		if lo >= hi {
 			continue
 		}
-		if kernel.OnTiles(a.shape.Dim) {
-			a.onTiles(it, q, seg, lo, hi, s, state)
-			continue
+		if before := len(s.rest.keys) / a.shape.Dim; before > 0 {
+			a.rope.Move(s.rest.keys, s.rest.keys, a.shape.Dim, offset-seg.Offset)
+			lo -= before
 		}
-		for tile := lo; tile < hi; tile += keyTile {
-			n := min(keyTile, hi-tile)
-			a.load(it, seg, tile, n, s)
-			for r := 0; r < it.rows; r += step {
-				rows := min(step, it.rows-r)
-				turned := s.turned[r*width:][:rows*width]
+		offset = seg.Offset
+		to := hi
+		if i < last {
+			to -= (hi - lo) % kernel.KeyTile
+		}
+		if lo < to {
+			a.fold(it, q, seg, lo, to, s, state)
+			lo = to
+		}
+		if lo < hi {
+			a.keep(it, seg, lo, hi, s)
+		}
+	}
+}
+
+// span returns which of the segment's tokens, lo … hi-1, are in the item's span and seen by one of its rows.
+func (a *Attend) span(it *item, seg *Segment) (lo, hi int) {
+	q := &a.batch[it.queries]
+	lo, hi = seg.First, min(seg.Len, q.Position+it.row+it.rows-seg.Offset)
+	if it.spans > 1 {
+		lo, hi = max(lo, it.span*spanKeys-seg.Offset), min(hi, (it.span+1)*spanKeys-seg.Offset)
+	}
+	return lo, hi
+}
+
+// keep makes tokens lo … hi-1 of a segment the rest, the first of them what is the rest now.
+func (a *Attend) keep(it *item, seg *Segment, lo, hi int, s *scratch) {
+	d, had := a.shape.Dim, len(s.rest.keys)
+	s.rest.keys, s.rest.values = s.rest.keys[:(hi-lo)*d], s.rest.values[:(hi-lo)*d]
+	seg.read(seg.HeadStride*it.head, lo*d+had, s.rest.keys[had:])
+	seg.read(seg.HeadStride*it.head+seg.VOffset, lo*d+had, s.rest.values[had:])
+}
+
+// fold takes keys lo … hi-1 of a segment into the running softmaxes, the first of them from the rest, of which nothing is left.
+func (a *Attend) fold(it *item, q *Queries, seg *Segment, lo, hi int, s *scratch, state []float32) {
+	if kernel.OnTiles(a.shape.Dim) {
+		a.onTiles(it, q, seg, lo, hi, s, state)
+		return
+	}
+	width := a.shape.Heads / a.shape.KVHeads * a.shape.Dim // of a row's queries
+	step := max(stepQueries*a.shape.Dim/width, 1)
+	distance := q.offset() - seg.Offset
+	for tile := lo; tile < hi; tile += keyTile {
+		n := min(keyTile, hi-tile)
+		a.load(it, seg, tile, n, s)
+		for r := 0; r < it.rows; r += step {
+			rows := min(step, it.rows-r)
+			turned := s.local[r*width:][:rows*width]
+			if distance != 0 {
+				local := turned
+				turned = s.turned[r*width:][:rows*width]
 				if hi-lo <= keyTile {
 					turned = s.turned[:rows*width] // nobody needs them again: let them stay in the first cache
 				}
 				if tile == lo {
-					a.turn(it, q, seg.Offset, r, rows, turned)
+					a.rope.Move(turned, local, a.shape.Dim, distance)
 				}
-				a.partial(it, q, seg, tile, n, r, rows, turned, s, state)
 			}
+			a.partial(it, q, seg, tile, n, r, rows, turned, s, state)
 		}
 	}
 }
 
-// load prepares keys and values of n tokens from the segment's token lo on.
+// load prepares keys and values of n tokens from the segment's token lo on, the rest's among them.
 func (a *Attend) load(it *item, seg *Segment, lo, n int, s *scratch) {
 	d := a.shape.Dim
-	k := seg.rows(seg.HeadStride*it.head, lo, n, d, s.values)
+	k := seg.rows(seg.HeadStride*it.head, lo, n, d, s.rest.keys, s.values)
 	for at := 0; at < n; at += kernel.KeyTile {
 		kernel.Keys(s.keys[at*d:], k[at*d:], min(kernel.KeyTile, n-at), d)
 	}
-	s.v = seg.rows(seg.HeadStride*it.head+seg.VOffset, lo, n, d, s.values)
+	s.v = seg.rows(seg.HeadStride*it.head+seg.VOffset, lo, n, d, s.rest.values, s.values)
+	s.rest.keys, s.rest.values = s.rest.keys[:0], s.rest.values[:0]
 }
 
-// turn writes the queries of the item's rows from r on, turned by their distance from the segment's start and divided by √D, to dst
-// [rows × H/G × D].
-func (a *Attend) turn(it *item, q *Queries, offset, r, rows int, dst []float32) {
+// turn writes the item's queries, turned by their places in their own block and divided by √D, to dst [rows × H/G × D]. Moved by their block's
+// distance from another segment's start they are turned for that one: the same distance for all of them.
+func (a *Attend) turn(it *item, q *Queries, dst []float32) {
 	d, group := a.shape.Dim, a.shape.Heads/a.shape.KVHeads
 	scale := float32(1 / math.Sqrt(float64(d)))
-	for r2 := range rows {
-		t := it.row + r + r2
+	for r := range it.rows {
+		t := it.row + r
 		src := q.Q[(t*a.shape.Heads+it.head*group)*d:][:group*d]
-		a.rope.Turn(dst[r2*group*d:][:group*d], src, d, q.Position+t-offset, scale)
+		a.rope.Turn(dst[r*group*d:][:group*d], src, d, q.Position+t-q.offset(), scale)
 	}
 }
+
+// offset is where the queries' own block starts.
+func (q *Queries) offset() int { return q.Segments[len(q.Segments)-1].Offset }
 
 // partial adds the n loaded keys of the segment, from its token lo on, to the running softmax of every query of the item's rows from r
 // on. A query's state is its maximum score m, the sum Σ e^(s-m) and the weighted values Σ e^(s-m)·v [D].
@@ -281,33 +341,45 @@ func (a *Attend) partial(it *item, q *Queries, seg *Segment, lo, n, r, rows int,
 // onTiles takes keys lo … hi-1 of a segment into the running softmaxes where the kernel does all of it.
 func (a *Attend) onTiles(it *item, q *Queries, seg *Segment, lo, hi int, s *scratch, state []float32) {
 	d, group := a.shape.Dim, a.shape.Heads/a.shape.KVHeads
-	a.turn(it, q, seg.Offset, 0, it.rows, s.turned)
-	s.tiles.Queries(s.turned[:it.rows*group*d], d)
+	turned := s.turned[:it.rows*group*d]
+	a.rope.Move(turned, s.local[:len(turned)], d, q.offset()-seg.Offset)
+	s.tiles.Queries(turned, d)
 	for ; lo < hi; lo += kernel.KeyTile {
 		n := min(kernel.KeyTile, hi-lo)
 		for h := range it.rows * group {
 			s.visible[h] = int32(min(max(q.Position+it.row+h/group-seg.Offset+1-lo, 0), n))
 		}
-		k := seg.rows(seg.HeadStride*it.head, lo, n, d, s.keys)
-		v := seg.rows(seg.HeadStride*it.head+seg.VOffset, lo, n, d, s.values)
+		k := seg.rows(seg.HeadStride*it.head, lo, n, d, s.rest.keys, s.keys)
+		v := seg.rows(seg.HeadStride*it.head+seg.VOffset, lo, n, d, s.rest.values, s.values)
+		s.rest.keys, s.rest.values = s.rest.keys[:0], s.rest.values[:0]
 		s.tiles.Fold(state, k, v, n, s.visible)
 	}
 }
 
-// rows returns rows lo … lo+n-1, d values each, of the K or V that starts at value matrix as float32, in place or by way of buf.
-func (seg *Segment) rows(matrix, lo, n, d int, buf []float32) []float32 {
-	at, buf := matrix+lo*d, buf[:n*d]
+// rows returns rows lo … lo+n-1, d values each, of the K or V that starts at value matrix as float32, in place or by way of buf. The first of
+// them are before, whatever the segment has there.
+func (seg *Segment) rows(matrix, lo, n, d int, before, buf []float32) []float32 {
+	if seg.F32 != nil && len(before) == 0 {
+		return seg.F32[matrix+lo*d:][:n*d]
+	}
+	have := copy(buf, before)
+	seg.read(matrix, lo*d+have, buf[have:n*d])
+	return buf[:n*d]
+}
+
+// read writes values of the K or V that starts at value matrix, from its value i on, to dst as float32.
+func (seg *Segment) read(matrix, i int, dst []float32) {
+	at, n := matrix+i, len(dst)
 	switch {
 	case seg.F32 != nil:
-		return seg.F32[at:][:n*d]
+		copy(dst, seg.F32[at:][:n])
 	case seg.F16 != nil:
-		kernel.F16ToF32s(buf, seg.F16[at:][:n*d])
+		kernel.F16ToF32s(dst, seg.F16[at:][:n])
 	case seg.BF16 != nil:
-		kernel.BF16ToF32s(buf, seg.BF16[at:][:n*d])
+		kernel.BF16ToF32s(dst, seg.BF16[at:][:n])
 	default:
-		kernel.Q8ToF32s(buf, seg.Q8[at:][:n*d], seg.Scales[matrix/2+lo*d/kernel.Q8Group:])
+		kernel.Q8ToF32s(dst, seg.Q8[at:][:n], seg.Scales[matrix/2+i/kernel.Q8Group:])
 	}
-	return buf
 }
 
 // reset makes every query's state that of an empty softmax.

@@ -319,11 +319,12 @@ func TestAttend_ManyBlocks_EqualsOneSoftmax(t *testing.T) {
 		{Shape{9, 3, 64}, append(lengths(rng, 4), 100), 3}, // in the middle of their own block
 		{Shape{4, 4, 80}, append(lengths(rng, 5), 1), 1},
 		{Shape{8, 1, 128}, append(lengths(rng, 2), 33), 33},
-		{Shape{2, 1, 16}, append(lengths(rng, 40), 7), 7},      // several spans
-		{Shape{3, 1, 64}, append(lengths(rng, 30), 1), 1},      // several spans, one token
-		{Shape{2, 1, 16}, []int{2030, 50}, 50},                 // tokens on both sides of a span's end
-		{Shape{2, 2, 16}, []int{1000, 1047, 1, 1, 2048, 3}, 3}, // blocks that end at, before and after a span's end
-		{Shape{2, 1, 16}, []int{2090}, 70},                     // one block across it
+		{Shape{2, 1, 16}, append(lengths(rng, 40), 7), 7},                                     // several spans
+		{Shape{3, 1, 64}, append(lengths(rng, 30), 1), 1},                                     // several spans, one token
+		{Shape{2, 1, 16}, []int{2030, 50}, 50},                                                // tokens on both sides of a span's end
+		{Shape{2, 2, 16}, []int{1000, 1047, 1, 1, 2048, 3}, 3},                                // blocks that end at, before and after a span's end
+		{Shape{2, 1, 16}, []int{2090}, 70},                                                    // one block across it
+		{Shape{3, 1, 64}, []int{3, 1, 7, 2, 9, 4, 1, 5, 30, 31, 1, 32, 33, 2, 96, 100, 6}, 6}, // rests that more than one block makes
 	} {
 		for _, format := range formats(c.shape) {
 			name := fmt.Sprintf("seed %d, %+v, blocks %v, %s", seed, c.shape, c.lens, format)

@@ -109,3 +109,20 @@ func (t *Table) Turn(dst, heads []float32, d, p int, scale float32) {
 	n := 2 * len(t.rope.Freqs)
 	kernel.Rotate(dst, heads, (*t.rows.Load())[p*n:][:n], d, scale)
 }
+
+// Move writes consecutive heads of d values that are turned already to dst, turned on by p positions, or back where p is negative; their magnitude
+// stays. Reach must have covered p and -p. dst may be heads.
+func (t *Table) Move(dst, heads []float32, d, p int) {
+	n := 2 * len(t.rope.Freqs)
+	row := (*t.rows.Load())[max(p, -p)*n:][:n]
+	var stack [256]float32
+	turns := stack[:0]
+	cos, sin := float32(1/t.rope.Magnitude), float32(1/t.rope.Magnitude)
+	if p < 0 {
+		sin = -sin
+	}
+	for ; len(row) > 1; row = row[2:] {
+		turns = append(turns, row[0]*cos, row[1]*sin)
+	}
+	kernel.Rotate(dst, heads, turns, d, 1)
+}

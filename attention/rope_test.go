@@ -142,8 +142,12 @@ func TestTable_Turn_AgreesWithFloat64_UpTo100000(t *testing.T) {
 			x := normal(rng, 2*c.d)
 			got := append([]float32{}, x...)
 			table.Turn(got, got, c.d, p, 1)
+			there, back := make([]float32, len(x)), make([]float32, len(x))
+			table.Turn(there, x, c.d, p/3, 1)
+			table.Move(there, there, c.d, p-p/3)
+			table.Move(back, got, c.d, -p)
 			for h := 0; h < len(x); h += c.d {
-				want := turned64(c.rope, x[h:h+c.d], p)
+				want, start := turned64(c.rope, x[h:h+c.d], p), turned64(c.rope, x[h:h+c.d], 0)
 				for i := range want {
 					size := 4.0
 					if i < 2*len(c.rope.Freqs) {
@@ -153,6 +157,10 @@ func TestTable_Turn_AgreesWithFloat64_UpTo100000(t *testing.T) {
 					}
 					if math.Abs(float64(got[h+i])-want[i]) > 3e-7*size {
 						t.Fatalf("seed %d, %s, position %d: value %d = %v, want %v", seed, c.name, p, h+i, got[h+i], want[i])
+					}
+					if math.Abs(float64(there[h+i])-want[i]) > 6e-7*size || math.Abs(float64(back[h+i])-start[i]) > 6e-7*size {
+						t.Fatalf("seed %d, %s, position %d: value %d moved there = %v, want %v; moved back = %v, want %v",
+							seed, c.name, p, h+i, there[h+i], want[i], back[h+i], start[i])
 					}
 				}
 			}

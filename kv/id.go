@@ -10,7 +10,7 @@ import (
 
 // NumericsVersion changes whenever the same inputs would give other bits on the same kernel path: another order of summation,
 // another rounding of keys or values. It is part of every ID, so old blocks are not found any more and age out.
-const NumericsVersion = 5
+const NumericsVersion = 6
 
 // An ID names a block by everything that its bytes were computed from. The zero ID names no block.
 type ID [32]byte

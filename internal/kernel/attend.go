@@ -49,9 +49,14 @@ func Scores(dst, q, keys []float32, n, d int) {
 func Rotate(dst, src, turns []float32, d int, scale float32) {
 	dst, turns = dst[:len(src)], turns[:min(len(turns), d)]
 	first := 0 // of each head, what is left to do
-	if features.avx2 && len(turns) >= 8 && len(src) >= d {
+	switch heads := len(src) / d; {
+	case heads == 0 || len(turns) < 8:
+	case features.avx512 && len(turns)%16 == 0:
+		first = len(turns)
+		rotateAVX512(&dst[0], &src[0], &turns[0], heads, first, d, scale)
+	case features.avx2:
 		first = len(turns) &^ 7
-		rotateAVX2(&dst[0], &src[0], &turns[0], len(src)/d, first, d, scale)
+		rotateAVX2(&dst[0], &src[0], &turns[0], heads, first, d, scale)
 	}
 	if first == d {
 		return

@@ -5,6 +5,48 @@
 
 // Attention's inner loops on AVX-512, the twins of attend_amd64.s and exp_amd64.s.
 
+// func rotateAVX512(dst, src, turns *float32, heads, n, d int, scale float32)
+//
+// y·(-sin) added is y·sin taken away, to the last bit.
+TEXT ·rotateAVX512(SB), NOSPLIT, $0-52
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ turns+16(FP), DX
+	MOVQ n+32(FP), CX
+	MOVQ d+40(FP), R8
+	SHLQ $2, R8 // bytes a head
+	VBROADCASTSS scale+48(FP), Z7
+	MOVL $0x80000000, AX
+	VPBROADCASTQ AX, Z6 // the signs of even values
+
+pairs:
+	PREFETCHT0 1024(DX)
+	VMOVSLDUP (DX), Z2 // cosines
+	VMOVSHDUP (DX), Z3
+	VPXORQ Z6, Z3, Z3  // -sine, sine
+	MOVQ heads+24(FP), R9
+	MOVQ SI, R10
+	MOVQ DI, R11
+
+head:
+	VMULPS (R10), Z7, Z0
+	VPERMILPS $0xb1, Z0, Z4 // each pair the other way round
+	VMULPS Z2, Z0, Z0
+	VMULPS Z3, Z4, Z4
+	VADDPS Z4, Z0, Z0
+	VMOVUPS Z0, (R11)
+	ADDQ R8, R10
+	ADDQ R8, R11
+	DECQ R9
+	JNZ  head
+	ADDQ $64, SI
+	ADDQ $64, DI
+	ADDQ $64, DX
+	SUBQ $16, CX
+	JNZ  pairs
+	VZEROUPPER
+	RET
+
 // func scoresAVX512(dst, q, keys *float32, rows, d int)
 //
 // Two vectors hold a value of all KeyTile keys. Six rows at a time, or three: a group of query heads when one token asks.

@@ -276,6 +276,11 @@ func narrowScoresAVX2(dst, q, keys *float32, rows, d int)
 //go:noescape
 func rotateAVX2(dst, src, turns *float32, heads, n, d int, scale float32)
 
+// rotateAVX512 is rotateAVX2 of a multiple of 16.
+//
+//go:noescape
+func rotateAVX512(dst, src, turns *float32, heads, n, d int, scale float32)
+
 // f32ToF16AVX2 converts n values, a multiple of 8.
 //
 //go:noescape

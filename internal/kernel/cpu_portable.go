@@ -124,6 +124,9 @@ func narrowScoresAVX2(dst, q, keys *float32, rows, d int)    { panic("kernel: no
 func rotateAVX2(dst, src, turns *float32, heads, n, d int, scale float32) {
 	panic("kernel: no AVX2 in this build")
 }
+func rotateAVX512(dst, src, turns *float32, heads, n, d int, scale float32) {
+	panic("kernel: no AVX-512 in this build")
+}
 func panelRowF32(dst, x, panel *float32, depth int)          { panic("kernel: no AVX2 in this build") }
 func panelRowF16(dst, x *float32, panel *uint16, depth int)  { panic("kernel: no AVX2 in this build") }
 func panelRowBF16(dst, x *float32, panel *uint16, depth int) { panic("kernel: no AVX2 in this build") }
