@@ -5,12 +5,12 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 1s
 STAGE = @scripts/stage
 
-.PHONY: test nightly model fmt vet staticcheck build paths unit purego race race-all load load-long large deploy recipe clients browser hostile fuzz
+.PHONY: test nightly model fmt vet staticcheck build paths unit purego race race-all load load-long large portable deploy recipe clients browser hostile fuzz
 .NOTPARALLEL:
 
 test: model fmt vet staticcheck build paths unit purego race load fuzz
 
-nightly: model race-all recipe clients browser hostile load-long large deploy
+nightly: model race-all recipe clients browser hostile load-long large portable deploy
 	FUZZTIME=10m scripts/stage fuzz scripts/fuzz
 
 model: # tests with the default model skip where it cannot be had; with CI=true that is a failure
@@ -54,6 +54,9 @@ load-long: # and for ten, with the default model
 
 large: # a collection of 100,000 passages
 	$(STAGE) large env TESSERA_LARGE=1 go test -count=1 -run HundredThousand -v ./corpus
+
+portable: # the shared vectors' long cases, which the quick paths pass in `test`
+	$(STAGE) "the default model, portable" env TESSERA_LARGE=1 go test -tags purego -count=1 -timeout 1h -run "SharedVectors|SharedText" -v ./eval
 
 deploy: # what is in deploy/, by checkers that are fetched
 	$(STAGE) deploy scripts/check-deploy
