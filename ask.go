@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -137,7 +138,7 @@ func (t *Tessera) passages(ctx context.Context, q *Question) ([]prompt.Document,
 	if err != nil {
 		return nil, "", err
 	}
-	for _, p := range best {
+	for _, p := range slices.Backward(best) { // nearest to the question the best one: see docs/training.md, "The order of passages"
 		documents = append(documents, prompt.Document{ID: p.ID, Title: p.Title, Text: p.Text})
 	}
 	return documents, question, nil

@@ -125,8 +125,8 @@ func TestAsk_Receipt_HasTheFieldsOfTheDesign(t *testing.T) {
 	blocks := got["blocks"].([]any)
 	want(t, "blocks", len(blocks), 5)
 	fields("system block", blocks[0], "kind id tokens source")
-	p := fields("passage", blocks[1], "kind id doc title tokens source")
-	want(t, "passage", fmt.Sprint(p["kind"], p["doc"], p["title"], p["source"], len(p["id"].(string))), "passagerhineRhinecomputed64")
+	p := fields("passage", blocks[3], "kind id doc title tokens source")
+	want(t, "the best passage, nearest to the question", fmt.Sprint(p["kind"], p["doc"], p["title"], p["source"], len(p["id"].(string))), "passagerhineRhinecomputed64")
 	fields("query", blocks[4], "kind id tokens source")
 	usage := fields("usage", got["usage"], "prompt_tokens cached_tokens completion_tokens")
 	sum := 0.0
@@ -161,7 +161,7 @@ func TestAsk_MarkedPrompt_IsTheSameBlocksAsDocuments(t *testing.T) {
 	x, _ := open(t, tessera.Options{})
 	q := riverQuestion()
 	structured := ask(t, x, q)
-	q.Text = "Title: Rhine\nIt ends in the North Sea.\n[[block]]\nTitle: Danube\nIt ends in the Black Sea.\n[[block]]\nRivers end in seas.\n[[block]]\n" + q.Text
+	q.Text = "Rivers end in seas.\n[[block]]\nTitle: Danube\nIt ends in the Black Sea.\n[[block]]\nTitle: Rhine\nIt ends in the North Sea.\n[[block]]\n" + q.Text
 	q.Documents = nil
 	marked := ask(t, x, q)
 	want(t, "ids", column(marked, id), column(structured, id))

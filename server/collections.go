@@ -306,7 +306,7 @@ func (s *Server) documents(ctx context.Context, k *Key, e *extension, sent []pro
 		if err != nil {
 			return nil, err
 		}
-		for _, f := range best {
+		for _, f := range slices.Backward(best) { // as `ask` has them, the best one nearest to the question
 			found = append(found, f.Passage)
 		}
 	}
