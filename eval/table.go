@@ -160,12 +160,30 @@ func (r *Report) WriteFigure(w io.Writer, format string) error {
 		points.Color, bars.Color = palette[i%len(palette)], palette[i%len(palette)]
 		points.Shape, points.Radius = shapes[i%len(shapes)], vg.Points(3.5)
 		p.Add(points, bars)
-		p.Legend.Add(kind[0].Label(), points)
+		p.Legend.Add(r.inLegend(kind[0]), points)
 	}
 	p.NominalX(datasets...)
 	p.X.Min, p.X.Max = -0.5, float64(len(datasets))-0.5
 	p.Y.Min, p.Y.Max = 0, top*(1.05+0.08*float64(len(kinds))) // with room for the legend
 	return writePlot(p, w, 7*vg.Inch, 4.5*vg.Inch, format)
+}
+
+// inLegend is a result's label without what all results have in common: the model, how many passages.
+func (r *Report) inLegend(x *Result) string {
+	weights, manner := x.weights(), x.manner()
+	alike := func(same func(o *Result) bool) bool {
+		return !slices.ContainsFunc(r.Results, func(o *Result) bool { return !same(o) })
+	}
+	if alike(func(o *Result) bool { return o.Model == x.Model }) {
+		weights = "no adapter"
+		if x.Adapter != nil {
+			weights = strings.TrimSuffix(*x.Adapter, ".gguf")
+		}
+	}
+	if alike(func(o *Result) bool { return o.Passages == x.Passages }) {
+		manner = x.mode()
+	}
+	return weights + ", " + manner
 }
 
 // WriteSteps draws accuracy against steps of training, the mean over datasets, a line for each training and manner of asking, as the paper's figure 3. Training
