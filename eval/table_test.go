@@ -132,12 +132,18 @@ func TestReport_Figure_IsDrawn(t *testing.T) {
 			t.Errorf("%s: %v, begins with %.10q", format, err, b.String())
 		}
 		if format == "svg" {
-			for _, want := range []string{"m + tuned, block, 10 passages", "hotpot", "accuracy"} {
+			for _, want := range []string{">tuned, block<", ">no adapter, full<", "hotpot", "accuracy"} {
 				if !strings.Contains(b.String(), want) {
 					t.Errorf("the figure does not say %q", want)
 				}
 			}
 		}
+	}
+	results := someResults()
+	results[0].Model, results[0].Passages = "another", 4
+	var b bytes.Buffer
+	if err := NewReport(results).WriteFigure(&b, "svg"); err != nil || !strings.Contains(b.String(), ">m + tuned, block, 10 passages<") {
+		t.Errorf("%v; the figure of two models does not say \"m + tuned, block, 10 passages\"", err)
 	}
 }
 
