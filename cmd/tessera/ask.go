@@ -30,8 +30,9 @@ func askCommand() *cobra.Command {
 		Long: `Answer a question, over documents where they are given.
 
 Documents are .jsonl files with {"id","title","text"} a line, text, Markdown, HTML, PDF, DOCX and CSV files, or folders of them. Long
-ones are split into passages; where there are more than -k, the best by BM25 are taken. Each passage is a block whose keys
-and values are computed once and kept: asking again over the same passages, in any order, computes the question alone.
+ones are split into passages; where there are more than -k, the best by BM25 are taken. The best one stands nearest to
+the question. Each passage is a block whose keys and values are computed once and kept: asking again over the same
+passages, in any order, computes the question alone.
 
 Without -d, lines that are exactly [[block]] cut QUESTION into passages and the question, which comes last.
 QUESTION - is read from standard input.`,
