@@ -115,6 +115,8 @@ type scratch struct {
 // 100 by themselves cost as much as 16. So they stand before the next segment's keys, turned as those are.
 type rest struct{ keys, values []float32 }
 
+func (r *rest) clear() { r.keys, r.values = r.keys[:0], r.values[:0] }
+
 // Run computes batch[i].Out for every i on the pool. rope must reach the largest position asked for.
 func (a *Attend) Run(pool *kernel.Pool, shape Shape, rope *Table, batch []Queries) {
 	a.shape, a.rope, a.batch = shape, rope, batch
@@ -217,8 +219,8 @@ func (a *Attend) attend(it *item, s *scratch, state []float32) {
 			last = i
 		}
 	}
-	s.rest.keys, s.rest.values = s.rest.keys[:0], s.rest.values[:0] // of an item that was given up
-	offset := 0                                                     // of the segment that the rest's keys are turned for
+	s.rest.clear() // of an item that was given up
+	offset := 0    // of the segment that the rest's keys are turned for
 	for i := range q.Segments[:last+1] {
 		seg := &q.Segments[i]
 		lo, hi := a.span(it, seg)
@@ -300,7 +302,7 @@ func (a *Attend) load(it *item, seg *Segment, lo, n int, s *scratch) {
 		kernel.Keys(s.keys[at*d:], k[at*d:], min(kernel.KeyTile, n-at), d)
 	}
 	s.v = seg.rows(seg.HeadStride*it.head+seg.VOffset, lo, n, d, s.rest.values, s.values)
-	s.rest.keys, s.rest.values = s.rest.keys[:0], s.rest.values[:0]
+	s.rest.clear()
 }
 
 // turn writes the item's queries, turned by their places in their own block and divided by √D, to dst [rows × H/G × D]. Moved by their block's
@@ -351,7 +353,7 @@ func (a *Attend) onTiles(it *item, q *Queries, seg *Segment, lo, hi int, s *scra
 		}
 		k := seg.rows(seg.HeadStride*it.head, lo, n, d, s.rest.keys, s.keys)
 		v := seg.rows(seg.HeadStride*it.head+seg.VOffset, lo, n, d, s.rest.values, s.values)
-		s.rest.keys, s.rest.values = s.rest.keys[:0], s.rest.values[:0]
+		s.rest.clear()
 		s.tiles.Fold(state, k, v, n, s.visible)
 	}
 }
