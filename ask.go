@@ -21,6 +21,10 @@ const (
 	DefaultMaxTokens = 128
 )
 
+// MostOrders is in how many orders block attention may be asked to see the passages, see engine.Orders. Each costs the final block and every token of
+// the answer once more; what a second one gains is in docs/training.md, "Two orders".
+const MostOrders = weights.MostOrders
+
 // Attention is the mode of a question: see the engine's Full and Block.
 type Attention string
 
@@ -38,6 +42,7 @@ type Question struct {
 	Passages  int               // how many passages the prompt holds at most, the best by BM25; 0: DefaultPassages
 	System    string            // system message; "": prompt.DefaultSystem
 	Attention Attention         // "": Auto
+	Orders    int               // of the passages, 1 to MostOrders, with Block; 0: as the evaluation record has it, or 1
 	MaxTokens int               // 0: DefaultMaxTokens
 	engine.Sampling
 
@@ -48,7 +53,7 @@ type Question struct {
 // Ask answers a question: documents → passages → blocks → keys and values, stored or computed → final block → answer.
 func (t *Tessera) Ask(ctx context.Context, q Question) (*Receipt, error) {
 	start := time.Now()
-	attention, err := t.attention(q.Attention)
+	attention, orders, err := t.attention(q.Attention, q.Orders)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +71,7 @@ func (t *Tessera) Ask(ctx context.Context, q Question) (*Receipt, error) {
 	}
 	prepared := time.Since(start)
 	r, err := t.engine.Generate(ctx, engine.Request{
-		Blocks: blocks, Attention: attention, Sampling: q.Sampling, MaxTokens: maxTokens,
+		Blocks: blocks, Attention: attention, Orders: orders, Sampling: q.Sampling, MaxTokens: maxTokens,
 		Emit: q.Emit, Progress: q.Progress,
 	})
 	if err != nil {
@@ -75,14 +80,24 @@ func (t *Tessera) Ask(ctx context.Context, q Question) (*Receipt, error) {
 	return t.receipt(r, attention, blocks, documents, prepared), nil
 }
 
-// attention resolves Auto: Block where the evaluation record of these weights passes the quality gate, else Full.
-func (t *Tessera) attention(a Attention) (engine.Attention, error) {
+// attention resolves Auto, Block where the evaluation record of these weights passes the quality gate, else Full; and the orders of the passages.
+func (t *Tessera) attention(a Attention, orders int) (engine.Attention, int, error) {
+	switch {
+	case orders < 0 || orders > MostOrders:
+		return "", 0, fmt.Errorf("orders: %d; want 1 to %d", orders, MostOrders)
+	case orders > 0 && a != Block:
+		return "", 0, fmt.Errorf("orders: %d with attention %q; want attention %s: only there are passages found at any place", orders, a, Block)
+	case orders == 0:
+		orders = t.orders
+	}
 	switch a {
-	case Block, Full:
-		return engine.Attention(a), nil
+	case Block:
+		return engine.Block, orders, nil
+	case Full:
+		return engine.Full, 1, nil
 	case Auto, "":
 		if t.AutoIsBlock() {
-			return engine.Block, nil
+			return engine.Block, orders, nil
 		}
 		t.warnFull.Do(func() {
 			e := &UntunedError{Model: t.name, Adapter: t.adapter}
@@ -91,9 +106,9 @@ func (t *Tessera) attention(a Attention) (engine.Attention, error) {
 			}
 			t.warn(e)
 		})
-		return engine.Full, nil
+		return engine.Full, 1, nil
 	}
-	return "", fmt.Errorf("attention: %q; want %s, %s or %s", a, Auto, Block, Full)
+	return "", 0, fmt.Errorf("attention: %q; want %s, %s or %s", a, Auto, Block, Full)
 }
 
 // UntunedError warns that Auto took full attention: nobody has measured block attention with these weights, or it was too far behind.
@@ -152,6 +167,7 @@ type Receipt struct {
 	Model     string         `json:"model"`
 	Adapter   *string        `json:"adapter"`
 	Attention string         `json:"attention"`
+	Orders    int            `json:"orders"` // of the passages
 	Blocks    []ReceiptBlock `json:"blocks"`
 	Usage     ReceiptUsage   `json:"usage"`
 	Timings   ReceiptTimings `json:"timings"`
@@ -195,7 +211,7 @@ type ReceiptFLOPs struct {
 func (t *Tessera) receipt(r *engine.Receipt, attention engine.Attention, blocks []prompt.Block, documents []prompt.Document, prepared time.Duration) *Receipt {
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	out := &Receipt{
-		Schema: 1, Answer: strings.TrimSpace(r.Text), Finish: r.Finish, Model: t.name, Attention: string(attention),
+		Schema: 1, Answer: strings.TrimSpace(r.Text), Finish: r.Finish, Model: t.name, Attention: string(attention), Orders: r.Orders,
 		Usage:   ReceiptUsage{r.Prompt, r.Cached, r.Completion},
 		Timings: ReceiptTimings{ms(t.load), ms(r.Lookup), ms(r.Prefill), ms(prepared + r.TTFT), ms(r.Decode)},
 		FLOPs:   ReceiptFLOPs{Matrices: r.MatrixFLOPs, Total: r.MatrixFLOPs + r.AttentionFLOPs},

@@ -36,6 +36,7 @@ const plainSystem = "You are a helpful assistant."
 // A Generation is what Chat and Complete have in common: how an answer is made. The zero value is greedy, with attention by the quality gate.
 type Generation struct {
 	Attention Attention // "": Auto
+	Orders    int       // as in Question
 	MaxTokens int       // 0: as many as the context has room for, in Complete none with Echo
 	Grammar   *grammar.Grammar
 	Tools     []string // that Chat's answer may call, as JSON; the template must have a place for them
@@ -177,7 +178,7 @@ func (t *Tessera) Context() int { return t.model.Context }
 func (t *Tessera) Load() (answers, prompts int) { return t.engine.Load() }
 
 func (t *Tessera) generate(ctx context.Context, start time.Time, blocks []prompt.Block, documents []prompt.Document, g Generation, echo bool) (*Receipt, error) {
-	attention, err := t.attention(g.Attention)
+	attention, orders, err := t.attention(g.Attention, g.Orders)
 	if err != nil {
 		return nil, err
 	}
@@ -186,13 +187,13 @@ func (t *Tessera) generate(ctx context.Context, start time.Time, blocks []prompt
 		most = t.model.Context
 	}
 	prepared := time.Since(start)
-	leave, err := t.admit(ctx, blocks, most)
+	leave, err := t.admit(ctx, blocks, most, orders)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
 	r, err := t.engine.Generate(ctx, engine.Request{
-		Blocks: blocks, Attention: attention, Sampling: g.Sampling, MaxTokens: most, Salt: g.Salt, Grammar: g.Grammar,
+		Blocks: blocks, Attention: attention, Orders: orders, Sampling: g.Sampling, MaxTokens: most, Salt: g.Salt, Grammar: g.Grammar,
 		Logprobs: g.Logprobs, Likely: g.Likely, Echo: echo, Token: g.Token, Emit: g.Emit,
 	})
 	if err != nil {
@@ -208,8 +209,9 @@ func (e *MemoryError) Error() string {
 	return fmt.Sprintf("prompt and answer take %d MiB of keys and values, and there are %d for all; fewer or shorter documents, or a lower max_tokens, take less", e.Need>>20, e.Most>>20)
 }
 
-// admit waits until there is memory for the keys and values of a prompt and so many tokens of its answer; leave gives it back.
-func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, answer int) (leave func(), err error) {
+// admit waits until there is memory for the keys and values of a prompt and so many tokens of its answer, final block and answer once for each
+// order of the passages; leave gives it back.
+func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, answer, orders int) (leave func(), err error) {
 	if t.memory == nil {
 		return func() {}, nil
 	}
@@ -218,6 +220,10 @@ func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, answer int) 
 		tokens += len(b.Tokens)
 	}
 	need := t.KVBytes(min(tokens+answer, t.model.Context))
+	if orders > 1 {
+		final := len(blocks[len(blocks)-1].Tokens) + max(min(answer, t.model.Context-tokens), 0)
+		need += int64(orders-1) * t.KVBytes(final)
+	}
 	if need > t.most {
 		return nil, &MemoryError{need, t.most}
 	}
@@ -276,7 +282,7 @@ func (t *Tessera) Warm(ctx context.Context, documents []prompt.Document, salt []
 		}
 	}
 	if len(missing) > 0 {
-		_, err = t.Chat(ctx, []Message{{Role: User, Content: "?", Documents: missing}}, Generation{Attention: Block, MaxTokens: 1, Salt: salt})
+		_, err = t.Chat(ctx, []Message{{Role: User, Content: "?", Documents: missing}}, Generation{Attention: Block, Orders: 1, MaxTokens: 1, Salt: salt})
 	}
 	return taken, err
 }

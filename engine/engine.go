@@ -76,6 +76,7 @@ func (e *Engine) Load() (answers, prompts int) { return e.scheduler.load() }
 type Request struct {
 	Blocks    []prompt.Block
 	Attention Attention
+	Orders    int // of the passages, see Orders; 0: 1. With Echo one
 	Sampling  Sampling
 	Grammar   *grammar.Grammar // what the answer may be; nil: anything
 	MaxTokens int              // tokens generated at most; bounded by the model's context too
@@ -97,6 +98,7 @@ type Request struct {
 type Receipt struct {
 	Text       string
 	Finish     Finish
+	Orders     int            // of the passages that the answer was agreed on
 	Blocks     []BlockReceipt // as in the request; the final block was always computed
 	Prompt     int            // tokens of the prompt
 	Cached     int            // of these, found in the store
@@ -164,6 +166,7 @@ func (e *Engine) Generate(ctx context.Context, r Request) (*Receipt, error) {
 		return nil, err
 	}
 	defer p.release()
+	rec.Orders = len(p.views)
 	if r.MaxTokens == 0 {
 		rec.Finish, rec.TTFT = FinishLength, time.Since(start)
 		return rec, nil
@@ -217,10 +220,14 @@ func (d *decoding) first(start time.Time) error {
 // rest computes and chooses tokens until the answer ends.
 func (d *decoding) rest(ctx context.Context) error {
 	for d.rec.Finish == "" {
-		seq := []model.Sequence{{Tokens: d.tokens[len(d.tokens)-1:], Past: d.p.past, KV: d.p.final, Logits: d.p.keep}}
-		if err := d.e.forward(ctx, d.r, true, seq, nil); err != nil {
+		batch := make([]model.Sequence, len(d.p.views))
+		for i, v := range d.p.views {
+			batch[i] = model.Sequence{Tokens: d.tokens[len(d.tokens)-1:], Past: v.past, KV: v.final, Logits: v.keep}
+		}
+		if err := d.e.forward(ctx, d.r, true, batch, nil); err != nil {
 			return err
 		}
+		d.p.agree()
 		if err := d.choose(); err != nil {
 			return err
 		}

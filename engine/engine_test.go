@@ -435,7 +435,7 @@ func TestGenerate_BlockFileCutShort_FailsThatRequestOnly(t *testing.T) {
 	}{
 		{"before the final block is computed", func(t *testing.T, e *running, q Request, cut func()) error {
 			blocks, places, _ := e.plan(&q)
-			p := &prefilled{final: e.model.NewKV(kv.F16, len(where)+q.MaxTokens)}
+			p := &prefilled{}
 			defer p.release()
 			_, claimed, err := e.find(blocks, &q, p)
 			if err != nil || len(claimed) > 0 {

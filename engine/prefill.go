@@ -14,24 +14,46 @@ import (
 
 // prefilled is a prompt whose keys and values are all there, and the logits after its last token.
 type prefilled struct {
-	past   []*model.KV       // the blocks before the final one, on stored bytes
+	views  []*view           // one for each order of the passages
 	links  map[int]*model.KV // an adapter's link tokens, by place: quickly computed, they are neither asked for nor given to the store
 	leases []*kv.Lease
-	final  *model.KV // the final block, with room for the answer
-	logits []float32 // [V]
+	logits []float32 // [V], the mean of the views'
 	echoed []Token   // of the final block, where the request wants them
 }
 
-// keep is a model.Sequence.Logits that remembers the last ones.
-func (p *prefilled) keep(_ int, logits []float32) {
-	p.logits = append(p.logits[:0], logits...)
+// A view is a prompt as the final block sees it with the passages in one order.
+type view struct {
+	past   []*model.KV // the blocks before the final one, on stored bytes
+	final  *model.KV   // the final block, with room for the answer
+	logits []float32   // [V], after the last token
 }
 
-// echo is a model.Sequence.Logits that remembers the last ones, too, and before that the log-probabilities of the final block's tokens.
-func (p *prefilled) echo(r *Request, tokens []int32) func(int, []float32) {
+// keep is a model.Sequence.Logits that remembers the last ones.
+func (v *view) keep(_ int, logits []float32) {
+	v.logits = append(v.logits[:0], logits...)
+}
+
+// agree makes of the views' logits the prompt's. The mean of logits is that of log-probabilities, but for a number that all tokens share.
+func (p *prefilled) agree() {
+	p.logits = append(p.logits[:0], p.views[0].logits...)
+	if len(p.views) == 1 {
+		return
+	}
+	for _, v := range p.views[1:] {
+		for i, l := range v.logits {
+			p.logits[i] += l
+		}
+	}
+	for i := range p.logits {
+		p.logits[i] /= float32(len(p.views))
+	}
+}
+
+// echo is a view's model.Sequence.Logits that remembers the last ones, too, and before that the log-probabilities of the final block's tokens.
+func (p *prefilled) echo(v *view, r *Request, tokens []int32) func(int, []float32) {
 	return func(i int, logits []float32) {
 		if i+1 == len(tokens) {
-			p.keep(i, logits)
+			v.keep(i, logits)
 		} else {
 			p.echoed = append(p.echoed, logprobs(logits, tokens[i+1], r.Likely))
 		}
@@ -62,7 +84,7 @@ type planned struct {
 func (e *Engine) prefill(ctx context.Context, r *Request, rec *Receipt) (p *prefilled, err error) {
 	blocks, places, ids := e.plan(r)
 	last := len(r.Blocks) - 1
-	p = &prefilled{links: map[int]*model.KV{}, final: e.model.NewKV(e.inputs.Type, len(r.Blocks[last].Tokens)+r.MaxTokens)}
+	p = &prefilled{links: map[int]*model.KV{}}
 	defer func(p *prefilled) { // p itself: a return with an error makes the result nil
 		if err != nil {
 			p.release()
@@ -96,7 +118,8 @@ func (e *Engine) prefill(ctx context.Context, r *Request, rec *Receipt) (p *pref
 	for _, t := range p.echoed {
 		r.Token(t)
 	}
-	for _, b := range p.past {
+	p.agree()
+	for _, b := range p.views[0].past {
 		b.Layers = nil // the final block has asked for each
 	}
 	seen := map[kv.ID]bool{}
@@ -227,6 +250,39 @@ func (e *Engine) Stored(r Request) ([]bool, error) {
 // the same block.
 func Dependent(blocks []prompt.Block, a Attention, i int) bool {
 	return i > 0 && (i == len(blocks)-1 || a == Full || blocks[i].Dependent)
+}
+
+// Orders are the sequences of places that the final block of a prompt sees before its own: the one that they have and, where passages stand right
+// before it and see nothing of each other, others with these turned round: of ten passages and two orders, 1 … 10 and 6 … 10, 1 … 5. What a
+// passage is worth depends on where it stands (docs/training.md, "The order of passages"), and in block mode it is found at any place. There
+// are n, or as many as passages, always one.
+func Orders(blocks []prompt.Block, a Attention, n int) (orders [][]int) {
+	last := len(blocks) - 1
+	first := last
+	for first > 1 && !Dependent(blocks, a, first-1) {
+		first--
+	}
+	passages := last - first
+	n = max(min(n, passages), 1)
+	for k := range n {
+		order := make([]int, last)
+		for i := range order {
+			order[i] = i
+			if i >= first {
+				order[i] = first + (i-first+k*passages/n)%passages
+			}
+		}
+		orders = append(orders, order)
+	}
+	return orders
+}
+
+// orders is how many views a request wants.
+func (r *Request) orders() int {
+	if r.Echo {
+		return 1
+	}
+	return r.Orders
 }
 
 // find leases what the store has of the blocks still open and claims the rest. Where another request has a claim, wait is
@@ -362,15 +418,24 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 				seq.Past = append(seq.Past, block)
 			}
 		}
-		if index == len(r.Blocks)-1 {
-			p.past = seq.Past
-			seq.LogitsFrom, seq.Logits = len(seq.Tokens)-1, p.keep
-			if r.Echo && r.Token != nil {
-				seq.LogitsFrom, seq.Logits = 0, p.echo(r, seq.Tokens)
-			}
+		if index < len(r.Blocks)-1 {
+			batch = append(batch, seq)
+			total += len(seq.Tokens)
+			return true
 		}
-		batch = append(batch, seq)
-		total += len(seq.Tokens)
+		p.views = p.views[:0]
+		for _, order := range Orders(r.Blocks, r.Attention, r.orders()) {
+			v := &view{final: e.model.NewKV(e.inputs.Type, len(b.Tokens)+r.MaxTokens)}
+			for _, i := range order {
+				v.past = append(v.past, seq.Past[i])
+			}
+			one := model.Sequence{Tokens: b.Tokens, Past: v.past, KV: v.final, LogitsFrom: len(b.Tokens) - 1, Logits: v.keep}
+			if r.Echo && r.Token != nil {
+				one.LogitsFrom, one.Logits = 0, p.echo(v, r, b.Tokens)
+			}
+			p.views, batch = append(p.views, v), append(batch, one)
+			total += len(b.Tokens)
+		}
 		return true
 	}
 	for _, b := range claimed {
@@ -382,7 +447,7 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 		}
 	}
 	if final {
-		add(len(r.Blocks)-1, p.final)
+		add(len(r.Blocks)-1, nil)
 	}
 	if len(batch) == 0 {
 		return nil
@@ -408,7 +473,7 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 		rec.MatrixFLOPs, rec.AttentionFLOPs = rec.MatrixFLOPs+matrices, rec.AttentionFLOPs+attention
 	}
 	if final {
-		rec.MatrixFLOPs += e.model.OutputFLOPs()
+		rec.MatrixFLOPs += float64(len(p.views)) * e.model.OutputFLOPs()
 	}
 	for _, b := range computed {
 		lease, err := e.store.Put(b.id, b.kv.Shape, b.kv.Payload)

@@ -21,6 +21,7 @@ import (
 // A Setting is how the questions of a run are put and answered: with the prompts of inference, greedily.
 type Setting struct {
 	Attention engine.Attention
+	Orders    int     // of the passages in block attention, see engine.Orders; 0: 1
 	Unmoved   bool    // block attention's ablation: keys of passages stay at their local positions, not re-encoded
 	Shuffle   *uint64 // seed of another order of each question's passages; nil: as they come
 	Passages  int     // at most so many a question, see Choose
@@ -117,7 +118,7 @@ func (r *Runner) Evaluate(ctx context.Context, d *Dataset, runs []Run, dir strin
 }
 
 func (r *Runner) key(d *Dataset, run *Run) runKey {
-	return runKey{Dataset: d.Name, Data: d.SHA256, Attention: string(run.Attention), Reencoded: !run.Unmoved, Shuffle: run.Shuffle, Passages: run.Passages,
+	return runKey{Dataset: d.Name, Data: d.SHA256, Attention: string(run.Attention), Orders: several(run.Orders), Reencoded: !run.Unmoved, Shuffle: run.Shuffle, Passages: run.Passages,
 		MaxTokens: run.MaxTokens, Prompt: prompt.Format, KV: r.Type.String(), Kernel: kernel.Path(), Model: run.Weights.Fingerprint, Adapter: run.Weights.AdapterHash}
 }
 
@@ -179,13 +180,20 @@ type asked struct {
 	tokens int     // of the prompt, without link tokens
 	most   int     // tokens to generate at most
 
-	past     []*model.KV
-	final    *model.KV
+	orders   [][]int
+	past     []*model.KV // by place
+	views    []view
 	computed int
 	output   []int32
-	next     int32
-	steps    int // tokens generated, the end token included
+	logits   []float32 // [V], the sum of the views', of the next token
+	steps    int       // tokens generated, the end token included
 	ended    bool
+}
+
+// A view is a prompt as its final block sees it with the passages in one order.
+type view struct {
+	past  []*model.KV
+	final *model.KV
 }
 
 func (r *Runner) ask(s *Run, q *Question) (*asked, error) {
@@ -208,7 +216,7 @@ func (r *Runner) ask(s *Run, q *Question) (*asked, error) {
 	}
 	blocks = engine.Link(s.Model, blocks, s.Attention)
 	ids := engine.Name(s.Model, common, blocks, s.Attention)
-	a := &asked{id: q.ID, blocks: blocks, ids: ids[:len(ids)-1]}
+	a := &asked{id: q.ID, blocks: blocks, ids: ids[:len(ids)-1], orders: engine.Orders(blocks, s.Attention, s.Orders)}
 	links := 0
 	for i, b := range blocks {
 		if b.Kind == prompt.Link {
@@ -319,12 +327,12 @@ func (r *Runner) answer(ctx context.Context, s *Run, batch []*asked, progress fu
 	for i, a := range batch {
 		answers[i] = Answer{ID: a.id, Output: r.Tok.Decode(a.output), Prompt: a.tokens, Computed: a.computed, Generated: a.steps,
 			Seconds: time.Since(start).Seconds() / float64(len(batch))}
-		a.past, a.final, a.blocks = nil, nil, nil
+		a.past, a.views, a.logits, a.blocks = nil, nil, nil, nil
 	}
 	return answers, nil
 }
 
-// prefill computes the prompts, each block before the final ones that the store lacks once, and chooses each answer's first token.
+// prefill computes the prompts, each block before the final ones that the store lacks once, and the logits of each answer's first token.
 func (r *Runner) prefill(ctx context.Context, s *Run, batch []*asked, progress func(share float64)) (leases []*kv.Lease, err error) {
 	var missing []kv.ID
 	var before, finals []model.Sequence // the missing blocks; the final ones, each behind its link tokens
@@ -361,10 +369,16 @@ func (r *Runner) prefill(ctx context.Context, s *Run, batch []*asked, progress f
 			a.past = append(a.past, block)
 		}
 		tokens := a.blocks[len(a.ids)].Tokens
-		a.final = s.Model.NewKV(r.Type, len(tokens)+a.most)
-		finals = append(finals, model.Sequence{Tokens: tokens, KV: a.final, Past: a.past, Unmoved: s.Unmoved, LogitsFrom: len(tokens) - 1, Logits: a.choose})
+		for _, order := range a.orders {
+			v := view{final: s.Model.NewKV(r.Type, len(tokens)+a.most)}
+			for _, i := range order {
+				v.past = append(v.past, a.past[i])
+			}
+			a.views = append(a.views, v)
+			finals = append(finals, model.Sequence{Tokens: tokens, KV: v.final, Past: v.past, Unmoved: s.Unmoved, LogitsFrom: len(tokens) - 1, Logits: a.add})
+		}
 		a.computed += len(tokens)
-		total += a.computed
+		total += a.computed + (len(a.orders)-1)*len(tokens)
 	}
 	err = s.Work.Forward(ctx, append(before, finals...), func(tokens int) { progress(float64(tokens) / float64(total)) })
 	if err != nil {
@@ -380,15 +394,28 @@ func (r *Runner) prefill(ctx context.Context, s *Run, batch []*asked, progress f
 	return leases, nil
 }
 
-// choose takes the likeliest token, of equals the first, as the engine does.
-func (a *asked) choose(_ int, logits []float32) {
-	a.next = -1
-	most := float32(math.Inf(-1))
+// add is a model.Sequence.Logits that adds a view's to the others'.
+func (a *asked) add(_ int, logits []float32) {
+	if len(a.logits) == 0 {
+		a.logits = append(a.logits, logits...)
+		return
+	}
 	for i, l := range logits {
+		a.logits[i] += l
+	}
+}
+
+// choose takes the likeliest token, of equals the first, as the engine does; -1: no logit is a number.
+func (a *asked) choose() (next int32) {
+	next = -1
+	most := float32(math.Inf(-1))
+	for i, l := range a.logits {
 		if l > most {
-			a.next, most = int32(i), l
+			next, most = int32(i), l
 		}
 	}
+	a.logits = a.logits[:0]
+	return next
 }
 
 // decode lets all answers of a batch grow together until the last one ends.
@@ -399,16 +426,19 @@ func (r *Runner) decode(ctx context.Context, s *Run, batch []*asked) error {
 			if a.ended {
 				continue
 			}
-			if a.next < 0 {
+			next := a.choose()
+			if next < 0 {
 				return fmt.Errorf("question %s: no logit of the next token is a number; is the model whole?", a.id)
 			}
 			a.steps++
-			if a.ended = r.Tok.IsEnd(a.next); !a.ended {
-				a.output = append(a.output, a.next)
+			if a.ended = r.Tok.IsEnd(next); !a.ended {
+				a.output = append(a.output, next)
 				a.ended = a.steps == a.most
 			}
-			if !a.ended {
-				step = append(step, model.Sequence{Tokens: a.output[len(a.output)-1:], KV: a.final, Past: a.past, Unmoved: s.Unmoved, Logits: a.choose})
+			for _, v := range a.views {
+				if !a.ended {
+					step = append(step, model.Sequence{Tokens: a.output[len(a.output)-1:], KV: v.final, Past: v.past, Unmoved: s.Unmoved, Logits: a.add})
+				}
 			}
 		}
 		if len(step) == 0 {

@@ -21,8 +21,9 @@ import (
 )
 
 var (
-	full  = Setting{Attention: engine.Full, Passages: 10, MaxTokens: 12}
-	block = Setting{Attention: engine.Block, Passages: 10, MaxTokens: 12}
+	full      = Setting{Attention: engine.Full, Passages: 10, MaxTokens: 12}
+	block     = Setting{Attention: engine.Block, Passages: 10, MaxTokens: 12}
+	twoOrders = Setting{Attention: engine.Block, Orders: 2, Passages: 10, MaxTokens: 12}
 )
 
 // A runner is one over the tiny model.
@@ -118,7 +119,7 @@ func TestRun_Batched_GivesTheEnginesAnswers(t *testing.T) {
 	for _, c := range []struct {
 		Setting
 		adapter *weights.Adapter
-	}{{full, nil}, {block, nil}, {block, linked}} {
+	}{{full, nil}, {block, nil}, {block, linked}, {twoOrders, nil}} {
 		s, r := c.Setting, newRunner(t, 1<<20)
 		if c.adapter != nil {
 			var err error
@@ -146,7 +147,7 @@ func TestRun_Batched_GivesTheEnginesAnswers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			rec, err := e.Generate(t.Context(), engine.Request{Blocks: blocks, Attention: s.Attention, MaxTokens: s.MaxTokens})
+			rec, err := e.Generate(t.Context(), engine.Request{Blocks: blocks, Attention: s.Attention, Orders: s.Orders, MaxTokens: s.MaxTokens})
 			if err != nil {
 				t.Fatal(err)
 			}

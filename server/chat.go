@@ -51,6 +51,7 @@ type streamOptions struct {
 // An extension is what Tessera takes beyond OpenAI's API.
 type extension struct {
 	Attention  tessera.Attention `json:"attention"`
+	Orders     int               `json:"orders"`     // of the passages in block attention; 0: as the model was evaluated
 	Collection string            `json:"collection"` // documents of the last question are the best of it
 	Passages   int               `json:"passages"`   // as many; 0: ten
 	Split      *bool             `json:"split"`      // documents that are marked within a message become blocks; true unless said
@@ -137,6 +138,12 @@ func (q *generationRequest) generation(k *Key) (g tessera.Generation, choices in
 		case "", tessera.Auto, tessera.Block, tessera.Full:
 		default:
 			return g, 0, invalid("tessera.attention", "found %q, expected auto, block or full", g.Attention)
+		}
+		switch g.Orders = q.Tessera.Orders; {
+		case g.Orders < 0 || g.Orders > tessera.MostOrders:
+			return g, 0, invalid("tessera.orders", "found %d, expected 1 to %d", g.Orders, tessera.MostOrders)
+		case g.Orders > 0 && g.Attention != tessera.Block:
+			return g, 0, invalid("tessera.orders", "found %d with attention %q, expected it with attention block", g.Orders, g.Attention)
 		}
 	}
 	return g, choices, g.Validate()

@@ -402,6 +402,8 @@ func TestBadInput_Is4xxInOpenAIsShape(t *testing.T) {
 		{"/v1/chat/completions", `{"max_tokens":0,` + user + `}`, 400, "max_tokens"},
 		{"/v1/chat/completions", `{"max_tokens":"x",` + user + `}`, 400, "max_tokens: found a string"},
 		{"/v1/chat/completions", `{"tessera":{"attention":"none"},` + user + `}`, 400, "tessera.attention"},
+		{"/v1/chat/completions", `{"tessera":{"attention":"block","orders":9},` + user + `}`, 400, "tessera.orders"},
+		{"/v1/chat/completions", `{"tessera":{"orders":2},` + user + `}`, 400, "tessera.orders"},
 		{"/v1/chat/completions", `{"documents":[{"id":"x"}],` + user + `}`, 400, "takes its collection"},
 		{"/v1/chat/completions", `{"response_format":{"type":"json_schema","json_schema":{"schema":{"pattern":"x"}}},` + user + `}`, 400, "pattern is not supported"},
 		{"/v1/chat/completions", `{"tools":[{}],` + user + `}`, 400, "tools: number 1: expected a function"},

@@ -33,6 +33,7 @@ type evalFlags struct {
 	adapters  []string
 	data      []string
 	attention []string
+	orders    []int
 	unmoved   bool
 	shuffle   uint64
 	passages  int
@@ -43,6 +44,9 @@ type evalFlags struct {
 	margin    float64
 	asJSON    bool
 }
+
+// gateOrders is in how many orders a record has block mode see the passages, and with it 'ask' and 'serve', where nothing else is said.
+const gateOrders = 2
 
 func evalCommand() *cobra.Command {
 	var f evalFlags
@@ -64,7 +68,8 @@ With --out, answers are kept as they come: the same command goes on where it was
 	cmd.Flags().StringArrayVar(&f.adapters, "adapter", []string{""}, "adapter of the model, a file or none; several times for several; without this flag the one that ships for the model")
 	cmd.Flags().StringArrayVar(&f.data, "data", nil, "file of questions; several times for several")
 	cmd.Flags().StringSliceVar(&f.attention, "attention", []string{string(engine.Full)}, "full, block, or full,block for both")
-	cmd.Flags().BoolVar(&f.unmoved, "no-reencode", false, "block attention without position re-encoding, too: the paper's ablation")
+	cmd.Flags().IntSliceVar(&f.orders, "orders", []int{1}, "block attention sees the passages in so many orders at once and answers as these agree; 1,2 for both; with --gate 2 unless said")
+	cmd.Flags().BoolVar(&f.unmoved, "no-reencode", false, "block attention without position re-encoding, too, in one order: the paper's ablation")
 	cmd.Flags().Uint64Var(&f.shuffle, "shuffle", 0, "put each question's passages in another order, by this seed")
 	cmd.Flags().IntVarP(&f.passages, "passages", "k", 10, "passages a question at most; of more, those that support an answer are kept")
 	cmd.Flags().IntVar(&f.maxTokens, "max-tokens", 64, "tokens of an answer at most")
@@ -74,6 +79,9 @@ With --out, answers are kept as they come: the same command goes on where it was
 	cmd.Flags().Float64Var(&f.margin, "margin", weights.Margin, "with --gate: how many points block mode may be below full mode")
 	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print one JSON document")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if f.gate && !cmd.Flags().Changed("orders") {
+			f.orders = []int{gateOrders}
+		}
 		settings, err := f.settings(cmd.Flags().Changed("shuffle"))
 		if err != nil {
 			return &usageError{err}
@@ -97,6 +105,10 @@ func (f *evalFlags) settings(shuffled bool) (settings []eval.Setting, err error)
 		return nil, errors.New("--no-reencode: is of block attention; want --attention block")
 	case f.gate && (f.unmoved || shuffled || len(f.adapters) > 1):
 		return nil, errors.New("--gate: judges what 'ask' does; want it with one --adapter, and without --no-reencode and --shuffle")
+	case f.gate && len(f.orders) > 1:
+		return nil, fmt.Errorf("--gate --orders %d: want one number: a record is of what 'ask' is to do", f.orders)
+	case len(f.orders) == 0 || slices.Min(f.orders) < 1 || slices.Max(f.orders) > tessera.MostOrders || len(slices.Compact(slices.Sorted(slices.Values(f.orders)))) < len(f.orders):
+		return nil, fmt.Errorf("--orders %d: want numbers of 1 to %d, each once", f.orders, tessera.MostOrders)
 	case f.passages < 1:
 		return nil, fmt.Errorf("--passages %d: want at least 1", f.passages)
 	case f.maxTokens < 1:
@@ -112,9 +124,15 @@ func (f *evalFlags) settings(shuffled bool) (settings []eval.Setting, err error)
 		if shuffled {
 			s.Shuffle = &f.shuffle
 		}
-		settings = append(settings, s)
-		if f.unmoved && s.Attention == engine.Block {
-			s.Unmoved = true
+		if s.Attention == engine.Full {
+			settings = append(settings, s)
+			continue
+		}
+		for _, s.Orders = range f.orders {
+			settings = append(settings, s)
+		}
+		if f.unmoved {
+			s.Orders, s.Unmoved = 1, true
 			settings = append(settings, s)
 		}
 	}

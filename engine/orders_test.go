@@ -1,0 +1,91 @@
+package engine
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/tessera-llm/tessera/prompt"
+)
+
+func TestOrders(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		texts []string
+		in    Attention
+		n     int
+		want  [][]int
+	}{
+		{"two of five", []string{"s", "1", "2", "3", "4", "5", "q"}, Block, 2, [][]int{{0, 1, 2, 3, 4, 5}, {0, 3, 4, 5, 1, 2}}},
+		{"three of three", []string{"s", "1", "2", "3", "q"}, Block, 3, [][]int{{0, 1, 2, 3}, {0, 2, 3, 1}, {0, 3, 1, 2}}},
+		{"more than passages", []string{"s", "1", "2", "q"}, Block, 5, [][]int{{0, 1, 2}, {0, 2, 1}}},
+		{"none asked for", []string{"s", "1", "2", "q"}, Block, 0, [][]int{{0, 1, 2}}},
+		{"one passage", []string{"s", "1", "q"}, Block, 2, [][]int{{0, 1}}},
+		{"no passage", []string{"s", "q"}, Block, 2, [][]int{{0}}},
+		{"no system block", []string{"q"}, Block, 2, [][]int{{}}},
+		{"full", []string{"s", "1", "2", "q"}, Full, 2, [][]int{{0, 1, 2}}},
+		{"a chat, passages of its last turn", []string{"s", "1", "2", "turn", "3", "4", "q"}, Block, 2, [][]int{{0, 1, 2, 3, 4, 5}, {0, 1, 2, 3, 5, 4}}},
+		{"a chat whose last turn has none", []string{"s", "1", "2", "turn", "q"}, Block, 2, [][]int{{0, 1, 2, 3}}},
+	} {
+		if got := Orders(question(tt.texts...).Blocks, tt.in, tt.n); !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// An answer in two orders is what the two prompts come to by themselves: each token the likeliest by the mean of their logits.
+func TestGenerate_TwoOrders_MeanOfThePromptsLogits(t *testing.T) {
+	e := start(t, setting{})
+	q := question("sys", "apples are green", "pears", "plums are blue ones", "which?")
+	q.Orders = 2
+	got := e.ask(t, q)
+	mustCome(t, "cold", got.rec, "computed computed computed computed computed")
+	again := e.ask(t, q)
+	mustCome(t, "warm", again.rec, "ram ram ram ram computed")
+	mustEqual(t, "warm", again, got)
+
+	one, other := q, q
+	one.Orders, other.Orders = 0, 0
+	b := q.Blocks
+	other.Blocks = []prompt.Block{b[0], b[2], b[3], b[1], b[4]}
+	same := true
+	for step := range q.MaxTokens {
+		first, second := e.ask(t, one).logits, e.ask(t, other).logits
+		mean := make([]float32, len(first))
+		for i := range mean {
+			mean[i] = (first[i] + second[i]) / 2
+		}
+		if step == 0 && !slices.Equal(mean, got.logits) {
+			t.Fatal("the logits after the prompt are not the mean of both prompts'")
+		}
+		same = same && argmax(first) == argmax(mean)
+		for _, r := range []*Request{&one, &other} {
+			r.Blocks = slices.Clone(r.Blocks)
+			final := &r.Blocks[len(b)-1]
+			final.Tokens = append(slices.Clone(final.Tokens), argmax(mean))
+		}
+	}
+	if same {
+		t.Error("the mean's likeliest tokens are the first order's all along: this proves nothing")
+	}
+	answer := one.Blocks[len(b)-1].Tokens[len(b[4].Tokens):]
+	if want := e.tok.Decode(answer); got.text != want {
+		t.Errorf("answer %q, want %q", got.text, want)
+	}
+}
+
+// With Echo the final block's tokens are told of, and so is the answer, as the prompt stands.
+func TestGenerate_TwoOrdersAndEcho_AsThePromptStands(t *testing.T) {
+	e := start(t, setting{})
+	told := func(orders int) (list []string) {
+		q := question("sys", "apples are green", "pears", "which?")
+		q.Orders, q.Echo, q.Logprobs = orders, true, true
+		q.Token = func(token Token) { list = append(list, fmt.Sprint(token)) }
+		e.ask(t, q)
+		return list
+	}
+	if one, two := told(1), told(2); len(one) == 0 || !slices.Equal(one, two) {
+		t.Errorf("one order %v, two %v", one, two)
+	}
+}
