@@ -21,10 +21,6 @@ const (
 	DefaultMaxTokens = 128
 )
 
-// MostOrders is in how many orders block attention may be asked to see the passages, see engine.Orders. Each costs the final block and every token of
-// the answer once more; what a second one gains is in docs/training.md, "Two orders".
-const MostOrders = weights.MostOrders
-
 // Attention is the mode of a question: see the engine's Full and Block.
 type Attention string
 
@@ -42,7 +38,7 @@ type Question struct {
 	Passages  int               // how many passages the prompt holds at most, the best by BM25; 0: DefaultPassages
 	System    string            // system message; "": prompt.DefaultSystem
 	Attention Attention         // "": Auto
-	Orders    int               // of the passages, 1 to MostOrders, with Block; 0: as the evaluation record has it, or 1
+	Orders    int               // of the passages that the answer is agreed on (docs/training.md, "Two orders"), 1 or 2, with Block; 0: as the evaluation record has it, or 1
 	MaxTokens int               // 0: DefaultMaxTokens
 	engine.Sampling
 
@@ -83,8 +79,8 @@ func (t *Tessera) Ask(ctx context.Context, q Question) (*Receipt, error) {
 // attention resolves Auto, Block where the evaluation record of these weights passes the quality gate, else Full; and the orders of the passages.
 func (t *Tessera) attention(a Attention, orders int) (engine.Attention, int, error) {
 	switch {
-	case orders < 0 || orders > MostOrders:
-		return "", 0, fmt.Errorf("orders: %d; want 1 to %d", orders, MostOrders)
+	case orders < 0 || orders > 2:
+		return "", 0, fmt.Errorf("orders: %d; want 1 or 2", orders)
 	case orders > 0 && a != Block:
 		return "", 0, fmt.Errorf("orders: %d with attention %q; want attention %s: only there are passages found at any place", orders, a, Block)
 	case orders == 0:

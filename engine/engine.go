@@ -76,7 +76,7 @@ func (e *Engine) Load() (answers, prompts int) { return e.scheduler.load() }
 type Request struct {
 	Blocks    []prompt.Block
 	Attention Attention
-	Orders    int // of the passages, see Orders; 0: 1. With Echo one
+	Orders    int // of the passages, 1 or 2, see Orders; 0: 1. With Echo one
 	Sampling  Sampling
 	Grammar   *grammar.Grammar // what the answer may be; nil: anything
 	MaxTokens int              // tokens generated at most; bounded by the model's context too

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +18,7 @@ type prefilled struct {
 	views  []*view           // one for each order of the passages
 	links  map[int]*model.KV // an adapter's link tokens, by place: quickly computed, they are neither asked for nor given to the store
 	leases []*kv.Lease
-	logits []float32 // [V], the mean of the views'
+	logits []float32 // [V], see Agree
 	echoed []Token   // of the final block, where the request wants them
 }
 
@@ -33,19 +34,10 @@ func (v *view) keep(_ int, logits []float32) {
 	v.logits = append(v.logits[:0], logits...)
 }
 
-// agree makes of the views' logits the prompt's. The mean of logits is that of log-probabilities, but for a number that all tokens share.
+// agree makes of the views' logits the prompt's.
 func (p *prefilled) agree() {
-	p.logits = append(p.logits[:0], p.views[0].logits...)
-	if len(p.views) == 1 {
-		return
-	}
-	for _, v := range p.views[1:] {
-		for i, l := range v.logits {
-			p.logits[i] += l
-		}
-	}
-	for i := range p.logits {
-		p.logits[i] /= float32(len(p.views))
+	for i, v := range p.views {
+		p.logits = Agree(p.logits, v.logits, i)
 	}
 }
 
@@ -252,29 +244,27 @@ func Dependent(blocks []prompt.Block, a Attention, i int) bool {
 	return i > 0 && (i == len(blocks)-1 || a == Full || blocks[i].Dependent)
 }
 
-// Orders are the sequences of places that the final block of a prompt sees before its own: the one that they have and, where passages stand right
-// before it and see nothing of each other, others with these turned round: of ten passages and two orders, 1 … 10 and 6 … 10, 1 … 5. What a
-// passage is worth depends on where it stands (docs/training.md, "The order of passages"), and in block mode it is found at any place. There
-// are n, or as many as passages, always one.
-func Orders(blocks []prompt.Block, a Attention, n int) (orders [][]int) {
+// Orders are the sequences of places that the final block of a prompt sees before its own: the one that they have and, with n = 2 and where passages
+// stand right before it and see nothing of each other, a second one: of ten, 8 … 1, 10, 9. What a passage is worth depends on where it stands, least
+// from furthest away (docs/training.md, "The order of passages"), and in block mode it is found at any place. The last two stay, since who ranks
+// passages puts the best there.
+func Orders(blocks []prompt.Block, a Attention, n int) [][]int {
 	last := len(blocks) - 1
+	order := make([]int, last)
 	first := last
+	for i := range order {
+		order[i] = i
+	}
 	for first > 1 && !Dependent(blocks, a, first-1) {
 		first--
 	}
-	passages := last - first
-	n = max(min(n, passages), 1)
-	for k := range n {
-		order := make([]int, last)
-		for i := range order {
-			order[i] = i
-			if i >= first {
-				order[i] = first + (i-first+k*passages/n)%passages
-			}
-		}
-		orders = append(orders, order)
+	if n < 2 || last-first < 2 {
+		return [][]int{order}
 	}
-	return orders
+	second := slices.Clone(order)
+	slices.Reverse(second[first : last-2])
+	slices.Reverse(second[last-2:])
+	return [][]int{order, second}
 }
 
 // orders is how many views a request wants.

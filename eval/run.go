@@ -185,7 +185,8 @@ type asked struct {
 	views    []view
 	computed int
 	output   []int32
-	logits   []float32 // [V], the sum of the views', of the next token
+	logits   []float32 // [V], of the next token
+	agreed   int       // views that these are of
 	steps    int       // tokens generated, the end token included
 	ended    bool
 }
@@ -396,13 +397,8 @@ func (r *Runner) prefill(ctx context.Context, s *Run, batch []*asked, progress f
 
 // add is a model.Sequence.Logits that adds a view's to the others'.
 func (a *asked) add(_ int, logits []float32) {
-	if len(a.logits) == 0 {
-		a.logits = append(a.logits, logits...)
-		return
-	}
-	for i, l := range logits {
-		a.logits[i] += l
-	}
+	a.logits = engine.Agree(a.logits, logits, a.agreed)
+	a.agreed++
 }
 
 // choose takes the likeliest token, of equals the first, as the engine does; -1: no logit is a number.
@@ -414,7 +410,7 @@ func (a *asked) choose() (next int32) {
 			next, most = int32(i), l
 		}
 	}
-	a.logits = a.logits[:0]
+	a.agreed = 0
 	return next
 }
 

@@ -140,8 +140,8 @@ func (q *generationRequest) generation(k *Key) (g tessera.Generation, choices in
 			return g, 0, invalid("tessera.attention", "found %q, expected auto, block or full", g.Attention)
 		}
 		switch g.Orders = q.Tessera.Orders; {
-		case g.Orders < 0 || g.Orders > tessera.MostOrders:
-			return g, 0, invalid("tessera.orders", "found %d, expected 1 to %d", g.Orders, tessera.MostOrders)
+		case g.Orders < 0 || g.Orders > 2:
+			return g, 0, invalid("tessera.orders", "found %d, expected 1 or 2", g.Orders)
 		case g.Orders > 0 && g.Attention != tessera.Block:
 			return g, 0, invalid("tessera.orders", "found %d with attention %q, expected it with attention block", g.Orders, g.Attention)
 		}

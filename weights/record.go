@@ -32,9 +32,6 @@ type Scores struct {
 	BlockInterval [2]float64 `json:"block_interval"`
 }
 
-// MostOrders is in how many orders a record may have block mode see the passages.
-const MostOrders = 8
-
 // Margin is how many points of accuracy block mode may lie below full mode, where nothing else was set.
 const Margin = 2.0
 
@@ -104,8 +101,8 @@ func (r *Record) check() *Error {
 		return &Error{Field: "prompt_format", Detail: "is missing"}
 	case r.Model == Hash{}:
 		return &Error{Field: "model_fingerprint", Detail: "is missing"}
-	case r.Orders < 0 || r.Orders > MostOrders:
-		return &Error{Field: "orders", Detail: fmt.Sprintf("found %d, expected 1 to %d", r.Orders, MostOrders)}
+	case r.Orders < 0 || r.Orders > 2:
+		return &Error{Field: "orders", Detail: fmt.Sprintf("found %d, expected 1 or 2", r.Orders)}
 	case len(r.Sets) == 0:
 		return &Error{Field: "sets", Detail: "found none, expected at least one"}
 	}

@@ -107,8 +107,8 @@ func (f *evalFlags) settings(shuffled bool) (settings []eval.Setting, err error)
 		return nil, errors.New("--gate: judges what 'ask' does; want it with one --adapter, and without --no-reencode and --shuffle")
 	case f.gate && len(f.orders) > 1:
 		return nil, fmt.Errorf("--gate --orders %d: want one number: a record is of what 'ask' is to do", f.orders)
-	case len(f.orders) == 0 || slices.Min(f.orders) < 1 || slices.Max(f.orders) > tessera.MostOrders || len(slices.Compact(slices.Sorted(slices.Values(f.orders)))) < len(f.orders):
-		return nil, fmt.Errorf("--orders %d: want numbers of 1 to %d, each once", f.orders, tessera.MostOrders)
+	case len(f.orders) == 0 || slices.Min(f.orders) < 1 || slices.Max(f.orders) > 2 || len(slices.Compact(slices.Sorted(slices.Values(f.orders)))) < len(f.orders):
+		return nil, fmt.Errorf("--orders %d: want 1, 2 or 1,2", f.orders)
 	case f.passages < 1:
 		return nil, fmt.Errorf("--passages %d: want at least 1", f.passages)
 	case f.maxTokens < 1:
