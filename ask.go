@@ -38,7 +38,7 @@ type Question struct {
 	Passages  int               // how many passages the prompt holds at most, the best by BM25; 0: DefaultPassages
 	System    string            // system message; "": prompt.DefaultSystem
 	Attention Attention         // "": Auto
-	Orders    int               // of the passages that the answer is agreed on (docs/training.md, "Two orders"), 1 or 2, with Block; 0: as the evaluation record has it, or 1
+	Views     int               // of the passages that the answer is agreed on (docs/training.md, "Several views"), 1 or 2, with Block; 0: as the evaluation record has it, or 1
 	MaxTokens int               // 0: DefaultMaxTokens
 	engine.Sampling
 
@@ -49,7 +49,7 @@ type Question struct {
 // Ask answers a question: documents → passages → blocks → keys and values, stored or computed → final block → answer.
 func (t *Tessera) Ask(ctx context.Context, q Question) (*Receipt, error) {
 	start := time.Now()
-	attention, orders, err := t.attention(q.Attention, q.Orders)
+	attention, views, err := t.attention(q.Attention, q.Views)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (t *Tessera) Ask(ctx context.Context, q Question) (*Receipt, error) {
 	}
 	prepared := time.Since(start)
 	r, err := t.engine.Generate(ctx, engine.Request{
-		Blocks: blocks, Attention: attention, Orders: orders, Sampling: q.Sampling, MaxTokens: maxTokens,
+		Blocks: blocks, Attention: attention, Views: views, Sampling: q.Sampling, MaxTokens: maxTokens,
 		Emit: q.Emit, Progress: q.Progress,
 	})
 	if err != nil {
@@ -76,24 +76,24 @@ func (t *Tessera) Ask(ctx context.Context, q Question) (*Receipt, error) {
 	return t.receipt(r, attention, blocks, documents, prepared), nil
 }
 
-// attention resolves Auto, Block where the evaluation record of these weights passes the quality gate, else Full; and the orders of the passages.
-func (t *Tessera) attention(a Attention, orders int) (engine.Attention, int, error) {
+// attention resolves Auto, Block where the evaluation record of these weights passes the quality gate, else Full; and the views of the passages.
+func (t *Tessera) attention(a Attention, views int) (engine.Attention, int, error) {
 	switch {
-	case orders < 0 || orders > 2:
-		return "", 0, fmt.Errorf("orders: %d; want 1 or 2", orders)
-	case orders > 0 && a != Block:
-		return "", 0, fmt.Errorf("orders: %d with attention %q; want attention %s: only there are passages found at any place", orders, a, Block)
-	case orders == 0:
-		orders = t.orders
+	case views < 0 || views > 2:
+		return "", 0, fmt.Errorf("views: %d; want 1 or 2", views)
+	case views > 0 && a != Block:
+		return "", 0, fmt.Errorf("views: %d with attention %q; want attention %s: only there are passages found at any place", views, a, Block)
+	case views == 0:
+		views = t.views
 	}
 	switch a {
 	case Block:
-		return engine.Block, orders, nil
+		return engine.Block, views, nil
 	case Full:
 		return engine.Full, 1, nil
 	case Auto, "":
 		if t.AutoIsBlock() {
-			return engine.Block, orders, nil
+			return engine.Block, views, nil
 		}
 		t.warnFull.Do(func() {
 			e := &UntunedError{Model: t.name, Adapter: t.adapter}
@@ -163,7 +163,7 @@ type Receipt struct {
 	Model     string         `json:"model"`
 	Adapter   *string        `json:"adapter"`
 	Attention string         `json:"attention"`
-	Orders    int            `json:"orders"` // of the passages
+	Views     int            `json:"views"` // of the passages
 	Blocks    []ReceiptBlock `json:"blocks"`
 	Usage     ReceiptUsage   `json:"usage"`
 	Timings   ReceiptTimings `json:"timings"`
@@ -207,7 +207,7 @@ type ReceiptFLOPs struct {
 func (t *Tessera) receipt(r *engine.Receipt, attention engine.Attention, blocks []prompt.Block, documents []prompt.Document, prepared time.Duration) *Receipt {
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	out := &Receipt{
-		Schema: 1, Answer: strings.TrimSpace(r.Text), Finish: r.Finish, Model: t.name, Attention: string(attention), Orders: r.Orders,
+		Schema: 1, Answer: strings.TrimSpace(r.Text), Finish: r.Finish, Model: t.name, Attention: string(attention), Views: r.Views,
 		Usage:   ReceiptUsage{r.Prompt, r.Cached, r.Completion},
 		Timings: ReceiptTimings{ms(t.load), ms(r.Lookup), ms(r.Prefill), ms(prepared + r.TTFT), ms(r.Decode)},
 		FLOPs:   ReceiptFLOPs{Matrices: r.MatrixFLOPs, Total: r.MatrixFLOPs + r.AttentionFLOPs},

@@ -36,7 +36,7 @@ const plainSystem = "You are a helpful assistant."
 // A Generation is what Chat and Complete have in common: how an answer is made. The zero value is greedy, with attention by the quality gate.
 type Generation struct {
 	Attention Attention // "": Auto
-	Orders    int       // as in Question
+	Views     int       // as in Question
 	MaxTokens int       // 0: as many as the context has room for, in Complete none with Echo
 	Grammar   *grammar.Grammar
 	Tools     []string // that Chat's answer may call, as JSON; the template must have a place for them
@@ -178,7 +178,7 @@ func (t *Tessera) Context() int { return t.model.Context }
 func (t *Tessera) Load() (answers, prompts int) { return t.engine.Load() }
 
 func (t *Tessera) generate(ctx context.Context, start time.Time, blocks []prompt.Block, documents []prompt.Document, g Generation, echo bool) (*Receipt, error) {
-	attention, orders, err := t.attention(g.Attention, g.Orders)
+	attention, views, err := t.attention(g.Attention, g.Views)
 	if err != nil {
 		return nil, err
 	}
@@ -187,13 +187,13 @@ func (t *Tessera) generate(ctx context.Context, start time.Time, blocks []prompt
 		most = t.model.Context
 	}
 	prepared := time.Since(start)
-	leave, err := t.admit(ctx, blocks, most, orders)
+	leave, err := t.admit(ctx, blocks, most, views)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
 	r, err := t.engine.Generate(ctx, engine.Request{
-		Blocks: blocks, Attention: attention, Orders: orders, Sampling: g.Sampling, MaxTokens: most, Salt: g.Salt, Grammar: g.Grammar,
+		Blocks: blocks, Attention: attention, Views: views, Sampling: g.Sampling, MaxTokens: most, Salt: g.Salt, Grammar: g.Grammar,
 		Logprobs: g.Logprobs, Likely: g.Likely, Echo: echo, Token: g.Token, Emit: g.Emit,
 	})
 	if err != nil {
@@ -211,7 +211,7 @@ func (e *MemoryError) Error() string {
 
 // admit waits until there is memory for the keys and values of a prompt and so many tokens of its answer, final block and answer once for each
 // order of the passages; leave gives it back.
-func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, answer, orders int) (leave func(), err error) {
+func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, answer, views int) (leave func(), err error) {
 	if t.memory == nil {
 		return func() {}, nil
 	}
@@ -220,9 +220,9 @@ func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, answer, orde
 		tokens += len(b.Tokens)
 	}
 	need := t.KVBytes(min(tokens+answer, t.model.Context))
-	if orders > 1 {
+	if views > 1 {
 		final := len(blocks[len(blocks)-1].Tokens) + max(min(answer, t.model.Context-tokens), 0)
-		need += int64(orders-1) * t.KVBytes(final)
+		need += int64(views-1) * t.KVBytes(final)
 	}
 	if need > t.most {
 		return nil, &MemoryError{need, t.most}
@@ -282,7 +282,7 @@ func (t *Tessera) Warm(ctx context.Context, documents []prompt.Document, salt []
 		}
 	}
 	if len(missing) > 0 {
-		_, err = t.Chat(ctx, []Message{{Role: User, Content: "?", Documents: missing}}, Generation{Attention: Block, Orders: 1, MaxTokens: 1, Salt: salt})
+		_, err = t.Chat(ctx, []Message{{Role: User, Content: "?", Documents: missing}}, Generation{Attention: Block, Views: 1, MaxTokens: 1, Salt: salt})
 	}
 	return taken, err
 }

@@ -76,7 +76,7 @@ func (e *Engine) Load() (answers, prompts int) { return e.scheduler.load() }
 type Request struct {
 	Blocks    []prompt.Block
 	Attention Attention
-	Orders    int // of the passages, 1 or 2, see Orders; 0: 1. With Echo one
+	Views     int // of the passages, 1 or 2, see Views; 0: 1. With Echo one
 	Sampling  Sampling
 	Grammar   *grammar.Grammar // what the answer may be; nil: anything
 	MaxTokens int              // tokens generated at most; bounded by the model's context too
@@ -98,7 +98,7 @@ type Request struct {
 type Receipt struct {
 	Text       string
 	Finish     Finish
-	Orders     int            // of the passages that the answer was agreed on
+	Views      int            // of the passages that the answer was agreed on
 	Blocks     []BlockReceipt // as in the request; the final block was always computed
 	Prompt     int            // tokens of the prompt
 	Cached     int            // of these, found in the store
@@ -166,7 +166,7 @@ func (e *Engine) Generate(ctx context.Context, r Request) (*Receipt, error) {
 		return nil, err
 	}
 	defer p.release()
-	rec.Orders = len(p.views)
+	rec.Views = len(p.views)
 	if r.MaxTokens == 0 {
 		rec.Finish, rec.TTFT = FinishLength, time.Since(start)
 		return rec, nil

@@ -244,11 +244,11 @@ func Dependent(blocks []prompt.Block, a Attention, i int) bool {
 	return i > 0 && (i == len(blocks)-1 || a == Full || blocks[i].Dependent)
 }
 
-// Orders are the sequences of places that the final block of a prompt sees before its own: the one that they have and, with n = 2 and where passages
+// Views are the places that the final block of a prompt sees before its own, in their order: the one that they have and, with n = 2 and where passages
 // stand right before it and see nothing of each other, a second one: of ten, 8 … 1, 10, 9. What a passage is worth depends on where it stands, least
 // from furthest away (docs/training.md, "The order of passages"), and in block mode it is found at any place. The last two stay, since who ranks
 // passages puts the best there.
-func Orders(blocks []prompt.Block, a Attention, n int) [][]int {
+func Views(blocks []prompt.Block, a Attention, n int) [][]int {
 	last := len(blocks) - 1
 	order := make([]int, last)
 	first := last
@@ -267,12 +267,12 @@ func Orders(blocks []prompt.Block, a Attention, n int) [][]int {
 	return [][]int{order, second}
 }
 
-// orders is how many views a request wants.
-func (r *Request) orders() int {
+// views is how many views a request wants.
+func (r *Request) views() int {
 	if r.Echo {
 		return 1
 	}
-	return r.Orders
+	return r.Views
 }
 
 // find leases what the store has of the blocks still open and claims the rest. Where another request has a claim, wait is
@@ -414,9 +414,9 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 			return true
 		}
 		p.views = p.views[:0]
-		for _, order := range Orders(r.Blocks, r.Attention, r.orders()) {
+		for _, places := range Views(r.Blocks, r.Attention, r.views()) {
 			v := &view{final: e.model.NewKV(e.inputs.Type, len(b.Tokens)+r.MaxTokens)}
-			for _, i := range order {
+			for _, i := range places {
 				v.past = append(v.past, seq.Past[i])
 			}
 			one := model.Sequence{Tokens: b.Tokens, Past: v.past, KV: v.final, LogitsFrom: len(b.Tokens) - 1, Logits: v.keep}

@@ -21,7 +21,7 @@ import (
 // A Setting is how the questions of a run are put and answered: with the prompts of inference, greedily.
 type Setting struct {
 	Attention engine.Attention
-	Orders    int     // of the passages in block attention, see engine.Orders; 0: 1
+	Views     int     // of the passages in block attention, see engine.Views; 0: 1
 	Unmoved   bool    // block attention's ablation: keys of passages stay at their local positions, not re-encoded
 	Shuffle   *uint64 // seed of another order of each question's passages; nil: as they come
 	Passages  int     // at most so many a question, see Choose
@@ -118,7 +118,7 @@ func (r *Runner) Evaluate(ctx context.Context, d *Dataset, runs []Run, dir strin
 }
 
 func (r *Runner) key(d *Dataset, run *Run) runKey {
-	return runKey{Dataset: d.Name, Data: d.SHA256, Attention: string(run.Attention), Orders: several(run.Orders), Reencoded: !run.Unmoved, Shuffle: run.Shuffle, Passages: run.Passages,
+	return runKey{Dataset: d.Name, Data: d.SHA256, Attention: string(run.Attention), Views: several(run.Views), Reencoded: !run.Unmoved, Shuffle: run.Shuffle, Passages: run.Passages,
 		MaxTokens: run.MaxTokens, Prompt: prompt.Format, KV: r.Type.String(), Kernel: kernel.Path(), Model: run.Weights.Fingerprint, Adapter: run.Weights.AdapterHash}
 }
 
@@ -180,7 +180,7 @@ type asked struct {
 	tokens int     // of the prompt, without link tokens
 	most   int     // tokens to generate at most
 
-	orders   [][]int
+	sees     [][]int     // the places that each view sees
 	past     []*model.KV // by place
 	views    []view
 	computed int
@@ -217,7 +217,7 @@ func (r *Runner) ask(s *Run, q *Question) (*asked, error) {
 	}
 	blocks = engine.Link(s.Model, blocks, s.Attention)
 	ids := engine.Name(s.Model, common, blocks, s.Attention)
-	a := &asked{id: q.ID, blocks: blocks, ids: ids[:len(ids)-1], orders: engine.Orders(blocks, s.Attention, s.Orders)}
+	a := &asked{id: q.ID, blocks: blocks, ids: ids[:len(ids)-1], sees: engine.Views(blocks, s.Attention, s.Views)}
 	links := 0
 	for i, b := range blocks {
 		if b.Kind == prompt.Link {
@@ -370,16 +370,16 @@ func (r *Runner) prefill(ctx context.Context, s *Run, batch []*asked, progress f
 			a.past = append(a.past, block)
 		}
 		tokens := a.blocks[len(a.ids)].Tokens
-		for _, order := range a.orders {
+		for _, places := range a.sees {
 			v := view{final: s.Model.NewKV(r.Type, len(tokens)+a.most)}
-			for _, i := range order {
+			for _, i := range places {
 				v.past = append(v.past, a.past[i])
 			}
 			a.views = append(a.views, v)
 			finals = append(finals, model.Sequence{Tokens: tokens, KV: v.final, Past: v.past, Unmoved: s.Unmoved, LogitsFrom: len(tokens) - 1, Logits: a.add})
 		}
 		a.computed += len(tokens)
-		total += a.computed + (len(a.orders)-1)*len(tokens)
+		total += a.computed + (len(a.sees)-1)*len(tokens)
 	}
 	err = s.Work.Forward(ctx, append(before, finals...), func(tokens int) { progress(float64(tokens) / float64(total)) })
 	if err != nil {

@@ -51,7 +51,7 @@ type streamOptions struct {
 // An extension is what Tessera takes beyond OpenAI's API.
 type extension struct {
 	Attention  tessera.Attention `json:"attention"`
-	Orders     int               `json:"orders"`     // of the passages in block attention; 0: as the model was evaluated
+	Views      int               `json:"views"`      // of the passages in block attention; 0: as the model was evaluated
 	Collection string            `json:"collection"` // documents of the last question are the best of it
 	Passages   int               `json:"passages"`   // as many; 0: ten
 	Split      *bool             `json:"split"`      // documents that are marked within a message become blocks; true unless said
@@ -139,11 +139,11 @@ func (q *generationRequest) generation(k *Key) (g tessera.Generation, choices in
 		default:
 			return g, 0, invalid("tessera.attention", "found %q, expected auto, block or full", g.Attention)
 		}
-		switch g.Orders = q.Tessera.Orders; {
-		case g.Orders < 0 || g.Orders > 2:
-			return g, 0, invalid("tessera.orders", "found %d, expected 1 or 2", g.Orders)
-		case g.Orders > 0 && g.Attention != tessera.Block:
-			return g, 0, invalid("tessera.orders", "found %d with attention %q, expected it with attention block", g.Orders, g.Attention)
+		switch g.Views = q.Tessera.Views; {
+		case g.Views < 0 || g.Views > 2:
+			return g, 0, invalid("tessera.views", "found %d, expected 1 or 2", g.Views)
+		case g.Views > 0 && g.Attention != tessera.Block:
+			return g, 0, invalid("tessera.views", "found %d with attention %q, expected it with attention block", g.Views, g.Attention)
 		}
 	}
 	return g, choices, g.Validate()

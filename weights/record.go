@@ -17,7 +17,7 @@ type Record struct {
 	Model   Hash      `json:"model_fingerprint"`
 	Adapter *Hash     `json:"adapter_fingerprint"` // null: none
 	Prompt  string    `json:"prompt_format"`
-	Orders  int       `json:"orders,omitempty"` // of the passages in block mode, see engine.Orders; 0: one
+	Views   int       `json:"views,omitempty"` // of the passages in block mode, see engine.Views; 0: one
 	Sets    []Scores  `json:"sets"`
 }
 
@@ -101,8 +101,8 @@ func (r *Record) check() *Error {
 		return &Error{Field: "prompt_format", Detail: "is missing"}
 	case r.Model == Hash{}:
 		return &Error{Field: "model_fingerprint", Detail: "is missing"}
-	case r.Orders < 0 || r.Orders > 2:
-		return &Error{Field: "orders", Detail: fmt.Sprintf("found %d, expected 1 or 2", r.Orders)}
+	case r.Views < 0 || r.Views > 2:
+		return &Error{Field: "views", Detail: fmt.Sprintf("found %d, expected 1 or 2", r.Views)}
 	case len(r.Sets) == 0:
 		return &Error{Field: "sets", Detail: "found none, expected at least one"}
 	}

@@ -33,7 +33,7 @@ type evalFlags struct {
 	adapters  []string
 	data      []string
 	attention []string
-	orders    []int
+	views     []int
 	unmoved   bool
 	shuffle   uint64
 	passages  int
@@ -44,9 +44,6 @@ type evalFlags struct {
 	margin    float64
 	asJSON    bool
 }
-
-// gateOrders is in how many orders a record has block mode see the passages, and with it 'ask' and 'serve', where nothing else is said.
-const gateOrders = 2
 
 func evalCommand() *cobra.Command {
 	var f evalFlags
@@ -68,7 +65,7 @@ With --out, answers are kept as they come: the same command goes on where it was
 	cmd.Flags().StringArrayVar(&f.adapters, "adapter", []string{""}, "adapter of the model, a file or none; several times for several; without this flag the one that ships for the model")
 	cmd.Flags().StringArrayVar(&f.data, "data", nil, "file of questions; several times for several")
 	cmd.Flags().StringSliceVar(&f.attention, "attention", []string{string(engine.Full)}, "full, block, or full,block for both")
-	cmd.Flags().IntSliceVar(&f.orders, "orders", []int{1}, "block attention sees the passages in so many orders at once and answers as these agree; 1,2 for both; with --gate 2 unless said")
+	cmd.Flags().IntSliceVar(&f.views, "views", []int{1}, "block attention sees the passages in so many views at once and answers as these agree; 1,2 for both; with --gate the record says so, and ask and serve follow it")
 	cmd.Flags().BoolVar(&f.unmoved, "no-reencode", false, "block attention without position re-encoding, too, in one order: the paper's ablation")
 	cmd.Flags().Uint64Var(&f.shuffle, "shuffle", 0, "put each question's passages in another order, by this seed")
 	cmd.Flags().IntVarP(&f.passages, "passages", "k", 10, "passages a question at most; of more, those that support an answer are kept")
@@ -79,9 +76,6 @@ With --out, answers are kept as they come: the same command goes on where it was
 	cmd.Flags().Float64Var(&f.margin, "margin", weights.Margin, "with --gate: how many points block mode may be below full mode")
 	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print one JSON document")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if f.gate && !cmd.Flags().Changed("orders") {
-			f.orders = []int{gateOrders}
-		}
 		settings, err := f.settings(cmd.Flags().Changed("shuffle"))
 		if err != nil {
 			return &usageError{err}
@@ -105,10 +99,10 @@ func (f *evalFlags) settings(shuffled bool) (settings []eval.Setting, err error)
 		return nil, errors.New("--no-reencode: is of block attention; want --attention block")
 	case f.gate && (f.unmoved || shuffled || len(f.adapters) > 1):
 		return nil, errors.New("--gate: judges what 'ask' does; want it with one --adapter, and without --no-reencode and --shuffle")
-	case f.gate && len(f.orders) > 1:
-		return nil, fmt.Errorf("--gate --orders %d: want one number: a record is of what 'ask' is to do", f.orders)
-	case len(f.orders) == 0 || slices.Min(f.orders) < 1 || slices.Max(f.orders) > 2 || len(slices.Compact(slices.Sorted(slices.Values(f.orders)))) < len(f.orders):
-		return nil, fmt.Errorf("--orders %d: want 1, 2 or 1,2", f.orders)
+	case f.gate && len(f.views) > 1:
+		return nil, fmt.Errorf("--gate --views %d: want one number: a record is of what 'ask' is to do", f.views)
+	case len(f.views) == 0 || slices.Min(f.views) < 1 || slices.Max(f.views) > 2 || len(slices.Compact(slices.Sorted(slices.Values(f.views)))) < len(f.views):
+		return nil, fmt.Errorf("--views %d: want 1, 2 or 1,2", f.views)
 	case f.passages < 1:
 		return nil, fmt.Errorf("--passages %d: want at least 1", f.passages)
 	case f.maxTokens < 1:
@@ -128,11 +122,11 @@ func (f *evalFlags) settings(shuffled bool) (settings []eval.Setting, err error)
 			settings = append(settings, s)
 			continue
 		}
-		for _, s.Orders = range f.orders {
+		for _, s.Views = range f.views {
 			settings = append(settings, s)
 		}
 		if f.unmoved {
-			s.Orders, s.Unmoved = 1, true
+			s.Views, s.Unmoved = 1, true
 			settings = append(settings, s)
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/tessera-llm/tessera/prompt"
 )
 
-func TestOrders(t *testing.T) {
+func TestViews(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		texts []string
@@ -30,7 +30,7 @@ func TestOrders(t *testing.T) {
 		{"a chat, passages of its last turn", []string{"s", "1", "2", "turn", "3", "4", "q"}, Block, 2, [][]int{{0, 1, 2, 3, 4, 5}, {0, 1, 2, 3, 5, 4}}},
 		{"a chat whose last turn has none", []string{"s", "1", "2", "turn", "q"}, Block, 2, [][]int{{0, 1, 2, 3}}},
 	} {
-		if got := Orders(question(tt.texts...).Blocks, tt.in, tt.n); !reflect.DeepEqual(got, tt.want) {
+		if got := Views(question(tt.texts...).Blocks, tt.in, tt.n); !reflect.DeepEqual(got, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
 	}
@@ -45,11 +45,11 @@ func probability(logits []float32, i int) float64 {
 	return math.Exp(float64(logits[i])) / sum
 }
 
-// An answer in two orders is what the two prompts come to by themselves: each token the likeliest by the mean of their probabilities.
-func TestGenerate_TwoOrders_MeanOfThePromptsProbabilities(t *testing.T) {
+// An answer in two views is what the two prompts come to by themselves: each token the likeliest by the mean of their probabilities.
+func TestGenerate_TwoViews_MeanOfThePromptsProbabilities(t *testing.T) {
 	e := start(t, setting{})
 	q := question("sys", "apples are green", "pears", "plums are blue ones", "which?")
-	q.Orders = 2
+	q.Views = 2
 	got := e.ask(t, q)
 	mustCome(t, "cold", got.rec, "computed computed computed computed computed")
 	again := e.ask(t, q)
@@ -57,7 +57,7 @@ func TestGenerate_TwoOrders_MeanOfThePromptsProbabilities(t *testing.T) {
 	mustEqual(t, "warm", again, got)
 
 	one, other := q, q
-	one.Orders, other.Orders = 0, 0
+	one.Views, other.Views = 0, 0
 	b := q.Blocks
 	other.Blocks = []prompt.Block{b[0], b[1], b[3], b[2], b[4]}
 	same := true
@@ -82,7 +82,7 @@ func TestGenerate_TwoOrders_MeanOfThePromptsProbabilities(t *testing.T) {
 		}
 	}
 	if same {
-		t.Error("the mean's likeliest tokens are the first order's all along: this proves nothing")
+		t.Error("the mean's likeliest tokens are the first view's all along: this proves nothing")
 	}
 	answer := one.Blocks[len(b)-1].Tokens[len(b[4].Tokens):]
 	if want := e.tok.Decode(answer); got.text != want {
@@ -91,16 +91,16 @@ func TestGenerate_TwoOrders_MeanOfThePromptsProbabilities(t *testing.T) {
 }
 
 // With Echo the final block's tokens are told of, and so is the answer, as the prompt stands.
-func TestGenerate_TwoOrdersAndEcho_AsThePromptStands(t *testing.T) {
+func TestGenerate_TwoViewsAndEcho_AsThePromptStands(t *testing.T) {
 	e := start(t, setting{})
-	told := func(orders int) (list []string) {
+	told := func(views int) (list []string) {
 		q := question("sys", "apples are green", "pears", "which?")
-		q.Orders, q.Echo, q.Logprobs = orders, true, true
+		q.Views, q.Echo, q.Logprobs = views, true, true
 		q.Token = func(token Token) { list = append(list, fmt.Sprint(token)) }
 		e.ask(t, q)
 		return list
 	}
 	if one, two := told(1), told(2); len(one) == 0 || !slices.Equal(one, two) {
-		t.Errorf("one order %v, two %v", one, two)
+		t.Errorf("one view %v, two %v", one, two)
 	}
 }
