@@ -78,12 +78,10 @@ func (t *Tessera) Ask(ctx context.Context, q Question) (*Receipt, error) {
 
 // attention resolves Auto, Block where the evaluation record of these weights passes the quality gate, else Full; and the views of the passages.
 func (t *Tessera) attention(a Attention, views int) (engine.Attention, int, error) {
-	switch {
-	case views < 0 || views > 2:
-		return "", 0, fmt.Errorf("views: %d; want 1 or 2", views)
-	case views > 0 && a != Block:
-		return "", 0, fmt.Errorf("views: %d with attention %q; want attention %s: only there are passages found at any place", views, a, Block)
-	case views == 0:
+	if err := a.CheckViews(views); err != nil {
+		return "", 0, err
+	}
+	if views == 0 {
 		views = t.views
 	}
 	switch a {
@@ -105,6 +103,17 @@ func (t *Tessera) attention(a Attention, views int) (engine.Attention, int, erro
 		return engine.Full, 1, nil
 	}
 	return "", 0, fmt.Errorf("attention: %q; want %s, %s or %s", a, Auto, Block, Full)
+}
+
+// CheckViews says what is wrong with asking for so many views in this mode; 0 asks for none.
+func (a Attention) CheckViews(views int) error {
+	switch {
+	case views < 0 || views > 2:
+		return fmt.Errorf("found %d views, expected 1 or 2", views)
+	case views > 0 && a != Block:
+		return fmt.Errorf("found %d views with attention %q, expected attention %s for them: only there are passages found at any place", views, a, Block)
+	}
+	return nil
 }
 
 // UntunedError warns that Auto took full attention: nobody has measured block attention with these weights, or it was too far behind.

@@ -210,7 +210,7 @@ func (e *MemoryError) Error() string {
 }
 
 // admit waits until there is memory for the keys and values of a prompt and so many tokens of its answer, final block and answer once for each
-// order of the passages; leave gives it back.
+// view; leave gives it back.
 func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, answer, views int) (leave func(), err error) {
 	if t.memory == nil {
 		return func() {}, nil
@@ -219,11 +219,8 @@ func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, answer, view
 	for _, b := range blocks {
 		tokens += len(b.Tokens)
 	}
-	need := t.KVBytes(min(tokens+answer, t.model.Context))
-	if views > 1 {
-		final := len(blocks[len(blocks)-1].Tokens) + max(min(answer, t.model.Context-tokens), 0)
-		need += int64(views-1) * t.KVBytes(final)
-	}
+	final := len(blocks[len(blocks)-1].Tokens) + max(min(answer, t.model.Context-tokens), 0)
+	need := t.KVBytes(min(tokens+answer, t.model.Context)) + int64(views-1)*t.KVBytes(final)
 	if need > t.most {
 		return nil, &MemoryError{need, t.most}
 	}

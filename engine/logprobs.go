@@ -14,12 +14,9 @@ type Token struct {
 	Likely  []Alternative // the likeliest tokens in its place, as many as asked for, the likeliest first
 }
 
-// Agree adds to logits, which n views of a prompt agree on, those of one more, and returns what they come to: as likely as a token is on average over
-// the views, but for a factor that all tokens share. With n = 0 they are the view's.
-func Agree(logits, more []float32, n int) []float32 {
-	if n == 0 {
-		return append(logits[:0], more...)
-	}
+// Agree adds to logits, which n views of a prompt agree on, those of one more: as likely as a token is on average over the views, but for a factor that
+// all tokens share.
+func Agree(logits, more []float32, n int) {
 	had, adds := float32(0), float32(kernel.LogSumExp(more))
 	if n == 1 {
 		had = float32(kernel.LogSumExp(logits))
@@ -32,7 +29,6 @@ func Agree(logits, more []float32, n int) []float32 {
 		}
 		logits[i] = high
 	}
-	return logits
 }
 
 // negligible is by how much one logit is above another where adding the latter's probability changes no float32.

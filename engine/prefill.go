@@ -34,10 +34,11 @@ func (v *view) keep(_ int, logits []float32) {
 	v.logits = append(v.logits[:0], logits...)
 }
 
-// agree makes of the views' logits the prompt's.
+// agree makes of the views' logits the prompt's, in the first one's place.
 func (p *prefilled) agree() {
-	for i, v := range p.views {
-		p.logits = Agree(p.logits, v.logits, i)
+	p.logits = p.views[0].logits
+	for i, v := range p.views[1:] {
+		Agree(p.logits, v.logits, i+1)
 	}
 }
 
@@ -244,27 +245,23 @@ func Dependent(blocks []prompt.Block, a Attention, i int) bool {
 	return i > 0 && (i == len(blocks)-1 || a == Full || blocks[i].Dependent)
 }
 
-// Views are the places that the final block of a prompt sees before its own, in their order: the one that they have and, with n = 2 and where passages
+// Views are the blocks before the final one of a prompt, in the orders in which it sees them: past, as they come, and, with n = 2 and where passages
 // stand right before it and see nothing of each other, a second one: of ten, 8 … 1, 10, 9. What a passage is worth depends on where it stands, least
 // from furthest away (docs/training.md, "The order of passages"), and in block mode it is found at any place. The last two stay, since who ranks
 // passages puts the best there.
-func Views(blocks []prompt.Block, a Attention, n int) [][]int {
+func Views[T any](blocks []prompt.Block, a Attention, n int, past []T) [][]T {
 	last := len(blocks) - 1
-	order := make([]int, last)
 	first := last
-	for i := range order {
-		order[i] = i
-	}
 	for first > 1 && !Dependent(blocks, a, first-1) {
 		first--
 	}
 	if n < 2 || last-first < 2 {
-		return [][]int{order}
+		return [][]T{past}
 	}
-	second := slices.Clone(order)
+	second := slices.Clone(past)
 	slices.Reverse(second[first : last-2])
 	slices.Reverse(second[last-2:])
-	return [][]int{order, second}
+	return [][]T{past, second}
 }
 
 // views is how many views a request wants.
@@ -414,11 +411,8 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 			return true
 		}
 		p.views = p.views[:0]
-		for _, places := range Views(r.Blocks, r.Attention, r.views()) {
-			v := &view{final: e.model.NewKV(e.inputs.Type, len(b.Tokens)+r.MaxTokens)}
-			for _, i := range places {
-				v.past = append(v.past, seq.Past[i])
-			}
+		for _, past := range Views(r.Blocks, r.Attention, r.views(), seq.Past) {
+			v := &view{past: past, final: e.model.NewKV(e.inputs.Type, len(b.Tokens)+r.MaxTokens)}
 			one := model.Sequence{Tokens: b.Tokens, Past: v.past, KV: v.final, LogitsFrom: len(b.Tokens) - 1, Logits: v.keep}
 			if r.Echo && r.Token != nil {
 				one.LogitsFrom, one.Logits = 0, p.echo(v, r, b.Tokens)

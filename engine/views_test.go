@@ -30,7 +30,11 @@ func TestViews(t *testing.T) {
 		{"a chat, passages of its last turn", []string{"s", "1", "2", "turn", "3", "4", "q"}, Block, 2, [][]int{{0, 1, 2, 3, 4, 5}, {0, 1, 2, 3, 5, 4}}},
 		{"a chat whose last turn has none", []string{"s", "1", "2", "turn", "q"}, Block, 2, [][]int{{0, 1, 2, 3}}},
 	} {
-		if got := Views(question(tt.texts...).Blocks, tt.in, tt.n); !reflect.DeepEqual(got, tt.want) {
+		places := make([]int, len(tt.texts)-1)
+		for i := range places {
+			places[i] = i
+		}
+		if got := Views(question(tt.texts...).Blocks, tt.in, tt.n, places); !reflect.DeepEqual(got, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
 	}

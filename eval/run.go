@@ -180,7 +180,6 @@ type asked struct {
 	tokens int     // of the prompt, without link tokens
 	most   int     // tokens to generate at most
 
-	sees     [][]int     // the places that each view sees
 	past     []*model.KV // by place
 	views    []view
 	computed int
@@ -217,7 +216,7 @@ func (r *Runner) ask(s *Run, q *Question) (*asked, error) {
 	}
 	blocks = engine.Link(s.Model, blocks, s.Attention)
 	ids := engine.Name(s.Model, common, blocks, s.Attention)
-	a := &asked{id: q.ID, blocks: blocks, ids: ids[:len(ids)-1], sees: engine.Views(blocks, s.Attention, s.Views)}
+	a := &asked{id: q.ID, blocks: blocks, ids: ids[:len(ids)-1]}
 	links := 0
 	for i, b := range blocks {
 		if b.Kind == prompt.Link {
@@ -370,16 +369,13 @@ func (r *Runner) prefill(ctx context.Context, s *Run, batch []*asked, progress f
 			a.past = append(a.past, block)
 		}
 		tokens := a.blocks[len(a.ids)].Tokens
-		for _, places := range a.sees {
-			v := view{final: s.Model.NewKV(r.Type, len(tokens)+a.most)}
-			for _, i := range places {
-				v.past = append(v.past, a.past[i])
-			}
+		for _, past := range engine.Views(a.blocks, s.Attention, s.Views, a.past) {
+			v := view{past, s.Model.NewKV(r.Type, len(tokens)+a.most)}
 			a.views = append(a.views, v)
 			finals = append(finals, model.Sequence{Tokens: tokens, KV: v.final, Past: v.past, Unmoved: s.Unmoved, LogitsFrom: len(tokens) - 1, Logits: a.add})
 		}
 		a.computed += len(tokens)
-		total += a.computed + (len(a.sees)-1)*len(tokens)
+		total += a.computed + (len(a.views)-1)*len(tokens)
 	}
 	err = s.Work.Forward(ctx, append(before, finals...), func(tokens int) { progress(float64(tokens) / float64(total)) })
 	if err != nil {
@@ -397,7 +393,11 @@ func (r *Runner) prefill(ctx context.Context, s *Run, batch []*asked, progress f
 
 // add is a model.Sequence.Logits that adds a view's to the others'.
 func (a *asked) add(_ int, logits []float32) {
-	a.logits = engine.Agree(a.logits, logits, a.agreed)
+	if a.agreed == 0 {
+		a.logits = append(a.logits[:0], logits...)
+	} else {
+		engine.Agree(a.logits, logits, a.agreed)
+	}
 	a.agreed++
 }
 

@@ -139,11 +139,9 @@ func (q *generationRequest) generation(k *Key) (g tessera.Generation, choices in
 		default:
 			return g, 0, invalid("tessera.attention", "found %q, expected auto, block or full", g.Attention)
 		}
-		switch g.Views = q.Tessera.Views; {
-		case g.Views < 0 || g.Views > 2:
-			return g, 0, invalid("tessera.views", "found %d, expected 1 or 2", g.Views)
-		case g.Views > 0 && g.Attention != tessera.Block:
-			return g, 0, invalid("tessera.views", "found %d with attention %q, expected it with attention block", g.Views, g.Attention)
+		g.Views = q.Tessera.Views
+		if err := g.Attention.CheckViews(g.Views); err != nil {
+			return g, 0, invalid("tessera.views", "%v", err)
 		}
 	}
 	return g, choices, g.Validate()

@@ -62,7 +62,7 @@ QUESTION - is read from standard input.`,
 		default:
 			return &usageError{fmt.Errorf("--attention %q: want auto, block or full", attention)}
 		}
-		if q.Views != 0 && q.Attention != tessera.Block || q.Views < 0 || q.Views > 2 {
+		if q.Attention.CheckViews(q.Views) != nil {
 			return &usageError{fmt.Errorf("--views %d: want 1 or 2, and --attention block", q.Views)}
 		}
 		if q.Passages < 1 || q.MaxTokens < 1 {

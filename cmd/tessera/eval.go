@@ -101,14 +101,17 @@ func (f *evalFlags) settings(shuffled bool) (settings []eval.Setting, err error)
 		return nil, errors.New("--gate: judges what 'ask' does; want it with one --adapter, and without --no-reencode and --shuffle")
 	case f.gate && len(f.views) > 1:
 		return nil, fmt.Errorf("--gate --views %d: want one number: a record is of what 'ask' is to do", f.views)
-	case len(f.views) == 0 || slices.Min(f.views) < 1 || slices.Max(f.views) > 2 || len(slices.Compact(slices.Sorted(slices.Values(f.views)))) < len(f.views):
-		return nil, fmt.Errorf("--views %d: want 1, 2 or 1,2", f.views)
 	case f.passages < 1:
 		return nil, fmt.Errorf("--passages %d: want at least 1", f.passages)
 	case f.maxTokens < 1:
 		return nil, fmt.Errorf("--max-tokens %d: want at least 1", f.maxTokens)
 	case f.limit < 0:
 		return nil, fmt.Errorf("--limit %d: want at least 0", f.limit)
+	}
+	for i, n := range f.views {
+		if n < 1 || n > 2 || slices.Contains(f.views[:i], n) {
+			return nil, fmt.Errorf("--views %d: want 1, 2 or 1,2", f.views)
+		}
 	}
 	for i, a := range f.attention {
 		if a != string(engine.Full) && a != string(engine.Block) || slices.Contains(f.attention[:i], a) {
