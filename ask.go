@@ -38,7 +38,7 @@ type Question struct {
 	Passages  int               // how many passages the prompt holds at most, the best by BM25; 0: DefaultPassages
 	System    string            // system message; "": prompt.DefaultSystem
 	Attention Attention         // "": Auto
-	Views     int               // of the passages that the answer is agreed on (docs/training.md, "Several views"), 1 or 2, with Block; 0: as the evaluation record has it, or 1
+	Views     int               // of the passages (docs/training.md, "Several views"), with Block; 0: as the evaluation record has it, or 1
 	MaxTokens int               // 0: DefaultMaxTokens
 	engine.Sampling
 
@@ -108,10 +108,10 @@ func (t *Tessera) attention(a Attention, views int) (engine.Attention, int, erro
 // CheckViews says what is wrong with asking for so many views in this mode; 0 asks for none.
 func (a Attention) CheckViews(views int) error {
 	switch {
-	case views < 0 || views > 2:
-		return fmt.Errorf("found %d views, expected 1 or 2", views)
+	case views < 0:
+		return fmt.Errorf("found %d views, expected at least 1", views)
 	case views > 0 && a != Block:
-		return fmt.Errorf("found %d views with attention %q, expected attention %s for them: only there are passages found at any place", views, a, Block)
+		return fmt.Errorf("found %d views with attention %q, expected attention %s for them: only there does no passage depend on others", views, a, Block)
 	}
 	return nil
 }

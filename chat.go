@@ -215,10 +215,14 @@ func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, answer, view
 	if t.memory == nil {
 		return func() {}, nil
 	}
-	tokens := 0
+	tokens, passages := 0, 0
 	for _, b := range blocks {
 		tokens += len(b.Tokens)
+		if b.Kind == prompt.Passage {
+			passages++
+		}
 	}
+	views = min(views, max(passages, 1))
 	final := len(blocks[len(blocks)-1].Tokens) + max(min(answer, t.model.Context-tokens), 0)
 	need := t.KVBytes(min(tokens+answer, t.model.Context)) + int64(views-1)*t.KVBytes(final)
 	if need > t.most {

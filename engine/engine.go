@@ -76,7 +76,7 @@ func (e *Engine) Load() (answers, prompts int) { return e.scheduler.load() }
 type Request struct {
 	Blocks    []prompt.Block
 	Attention Attention
-	Views     int // of the passages, 1 or 2, see Views; 0: 1. With Echo one
+	Views     int // of the passages in block attention, at most, see Views; 0: 1. With Echo one
 	Sampling  Sampling
 	Grammar   *grammar.Grammar // what the answer may be; nil: anything
 	MaxTokens int              // tokens generated at most; bounded by the model's context too
@@ -98,7 +98,7 @@ type Request struct {
 type Receipt struct {
 	Text       string
 	Finish     Finish
-	Views      int            // of the passages that the answer was agreed on
+	Views      int            // of the passages, as many as there were
 	Blocks     []BlockReceipt // as in the request; the final block was always computed
 	Prompt     int            // tokens of the prompt
 	Cached     int            // of these, found in the store
@@ -166,7 +166,7 @@ func (e *Engine) Generate(ctx context.Context, r Request) (*Receipt, error) {
 		return nil, err
 	}
 	defer p.release()
-	rec.Views = len(p.views)
+	rec.Views = p.views.Len()
 	if r.MaxTokens == 0 {
 		rec.Finish, rec.TTFT = FinishLength, time.Since(start)
 		return rec, nil
@@ -209,7 +209,7 @@ type decoding struct {
 
 // first chooses the first token.
 func (d *decoding) first(start time.Time) error {
-	err := d.choose()
+	err := d.choose(d.p.views.Logits())
 	d.rec.TTFT = time.Since(start)
 	if err != nil {
 		return err
@@ -220,15 +220,10 @@ func (d *decoding) first(start time.Time) error {
 // rest computes and chooses tokens until the answer ends.
 func (d *decoding) rest(ctx context.Context) error {
 	for d.rec.Finish == "" {
-		batch := make([]model.Sequence, len(d.p.views))
-		for i, v := range d.p.views {
-			batch[i] = model.Sequence{Tokens: d.tokens[len(d.tokens)-1:], Past: v.past, KV: v.final, Logits: v.keep}
-		}
-		if err := d.e.forward(ctx, d.r, true, batch, nil); err != nil {
+		if err := d.e.forward(ctx, d.r, true, d.p.views.Next(d.tokens[len(d.tokens)-1]), nil); err != nil {
 			return err
 		}
-		d.p.agree()
-		if err := d.choose(); err != nil {
+		if err := d.choose(d.p.views.Logits()); err != nil {
 			return err
 		}
 		if err := d.take(); err != nil {
@@ -238,15 +233,16 @@ func (d *decoding) rest(ctx context.Context) error {
 	return nil
 }
 
-func (d *decoding) choose() (err error) {
+// choose chooses the next token by its logits [V].
+func (d *decoding) choose(logits []float32) (err error) {
 	before := d.tokens[max(len(d.tokens)-recent, 0):]
 	if d.matcher == nil {
-		d.next, err = d.sampler.next(d.p.logits, before)
+		d.next, err = d.sampler.next(logits, before)
 	} else {
-		d.next, err = d.chooseAllowed(before)
+		d.next, err = d.chooseAllowed(logits, before)
 	}
 	if err == nil && d.r.Logprobs && d.r.Token != nil {
-		d.r.Token(logprobs(d.p.logits, d.next, d.r.Likely))
+		d.r.Token(logprobs(logits, d.next, d.r.Likely))
 	}
 	return err
 }
@@ -256,8 +252,8 @@ const chooseTries = 16
 
 // chooseAllowed chooses among the tokens that the grammar allows. Mostly one of the first that are chosen from all of them is, and taking
 // away those that are not leaves the same odds to the others as looking at every token would.
-func (d *decoding) chooseAllowed(before []int32) (int32, error) {
-	d.masked = append(d.masked[:0], d.p.logits...)
+func (d *decoding) chooseAllowed(logits []float32, before []int32) (int32, error) {
+	d.masked = append(d.masked[:0], logits...)
 	never := float32(math.Inf(-1))
 	for try := 0; ; try++ {
 		if try == chooseTries {

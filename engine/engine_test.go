@@ -649,7 +649,7 @@ func TestDecoding_End_GivesWhatWasHeldBack(t *testing.T) {
 	} {
 		var emitted strings.Builder
 		d := decoding{
-			e: e.Engine, rec: &Receipt{}, p: &prefilled{}, decoder: e.tok.Decoder(),
+			e: e.Engine, rec: &Receipt{}, decoder: e.tok.Decoder(),
 			stop: stopper{stops: []string{"abc"}}, sampler: newSampler(Sampling{}),
 			r: &Request{MaxTokens: 4, Emit: func(text string) error { emitted.WriteString(text); return nil }},
 		}
@@ -657,9 +657,9 @@ func TestDecoding_End_GivesWhatWasHeldBack(t *testing.T) {
 			if d.rec.Finish != "" {
 				t.Fatalf("%s: ended %q before token %d", tt.name, d.rec.Finish, i)
 			}
-			d.p.logits = make([]float32, 256)
-			d.p.logits[id] = 1
-			if err := errors.Join(d.choose(), d.take()); err != nil {
+			logits := make([]float32, 256)
+			logits[id] = 1
+			if err := errors.Join(d.choose(logits), d.take()); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"math"
 	"slices"
 
 	"github.com/tessera-llm/tessera/internal/kernel"
@@ -13,26 +12,6 @@ type Token struct {
 	Logprob float64
 	Likely  []Alternative // the likeliest tokens in its place, as many as asked for, the likeliest first
 }
-
-// Agree adds to logits, which n views of a prompt agree on, those of one more: as likely as a token is on average over the views, but for a factor that
-// all tokens share.
-func Agree(logits, more []float32, n int) {
-	had, adds := float32(0), float32(kernel.LogSumExp(more))
-	if n == 1 {
-		had = float32(kernel.LogSumExp(logits))
-	}
-	for i, l := range more {
-		a, b := logits[i]-had, l-adds
-		high, low := max(a, b), min(a, b)
-		if high-low < negligible {
-			high += float32(math.Log1p(math.Exp(float64(low - high))))
-		}
-		logits[i] = high
-	}
-}
-
-// negligible is by how much one logit is above another where adding the latter's probability changes no float32.
-const negligible = 20
 
 // An Alternative is a token that could have been in another one's place.
 type Alternative struct {

@@ -213,7 +213,7 @@ func (r *running) ask(t testing.TB, q Request) outcome {
 	if err != nil {
 		t.Fatal(err)
 	}
-	logits = slices.Clone(p.logits)
+	logits = slices.Clone(p.views.Logits())
 	p.release()
 	full, err := r.Generate(ctx, q)
 	if err != nil {

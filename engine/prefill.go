@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,40 +14,20 @@ import (
 
 // prefilled is a prompt whose keys and values are all there, and the logits after its last token.
 type prefilled struct {
-	views  []*view           // one for each order of the passages
+	views  *Views
 	links  map[int]*model.KV // an adapter's link tokens, by place: quickly computed, they are neither asked for nor given to the store
 	leases []*kv.Lease
-	logits []float32 // [V], see Agree
-	echoed []Token   // of the final block, where the request wants them
+	echoed []Token // of the final block, where the request wants them
 }
 
-// A view is a prompt as the final block sees it with the passages in one order.
-type view struct {
-	past   []*model.KV // the blocks before the final one, on stored bytes
-	final  *model.KV   // the final block, with room for the answer
-	logits []float32   // [V], after the last token
-}
-
-// keep is a model.Sequence.Logits that remembers the last ones.
-func (v *view) keep(_ int, logits []float32) {
-	v.logits = append(v.logits[:0], logits...)
-}
-
-// agree makes of the views' logits the prompt's, in the first one's place.
-func (p *prefilled) agree() {
-	p.logits = p.views[0].logits
-	for i, v := range p.views[1:] {
-		Agree(p.logits, v.logits, i+1)
-	}
-}
-
-// echo is a view's model.Sequence.Logits that remembers the last ones, too, and before that the log-probabilities of the final block's tokens.
-func (p *prefilled) echo(v *view, r *Request, tokens []int32) func(int, []float32) {
-	return func(i int, logits []float32) {
-		if i+1 == len(tokens) {
-			v.keep(i, logits)
+// echo lets the computation of the final block remember log-probabilities of its tokens, too.
+func (p *prefilled) echo(final *model.Sequence, r *Request) {
+	keep := final.Logits
+	final.LogitsFrom, final.Logits = 0, func(i int, logits []float32) {
+		if i+1 < len(final.Tokens) {
+			p.echoed = append(p.echoed, logprobs(logits, final.Tokens[i+1], r.Likely))
 		} else {
-			p.echoed = append(p.echoed, logprobs(logits, tokens[i+1], r.Likely))
+			keep(i, logits)
 		}
 	}
 }
@@ -111,9 +90,8 @@ func (e *Engine) prefill(ctx context.Context, r *Request, rec *Receipt) (p *pref
 	for _, t := range p.echoed {
 		r.Token(t)
 	}
-	p.agree()
-	for _, b := range p.views[0].past {
-		b.Layers = nil // the final block has asked for each
+	for _, b := range blocks {
+		b.kv.Layers = nil // the final block has asked for each
 	}
 	seen := map[kv.ID]bool{}
 	for i := range r.Blocks {
@@ -243,25 +221,6 @@ func (e *Engine) Stored(r Request) ([]bool, error) {
 // the same block.
 func Dependent(blocks []prompt.Block, a Attention, i int) bool {
 	return i > 0 && (i == len(blocks)-1 || a == Full || blocks[i].Dependent)
-}
-
-// Views are the blocks before the final one of a prompt, in the orders in which it sees them: past, as they come, and, with n = 2 and where passages
-// stand right before it and see nothing of each other, a second one: of ten, 8 … 1, 10, 9. What a passage is worth depends on where it stands, least
-// from furthest away (docs/training.md, "The order of passages"), and in block mode it is found at any place. The last two stay, since who ranks
-// passages puts the best there.
-func Views[T any](blocks []prompt.Block, a Attention, n int, past []T) [][]T {
-	last := len(blocks) - 1
-	first := last
-	for first > 1 && !Dependent(blocks, a, first-1) {
-		first--
-	}
-	if n < 2 || last-first < 2 {
-		return [][]T{past}
-	}
-	second := slices.Clone(past)
-	slices.Reverse(second[first : last-2])
-	slices.Reverse(second[last-2:])
-	return [][]T{past, second}
 }
 
 // views is how many views a request wants.
@@ -410,16 +369,13 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 			total += len(seq.Tokens)
 			return true
 		}
-		p.views = p.views[:0]
-		for _, past := range Views(r.Blocks, r.Attention, r.views(), seq.Past) {
-			v := &view{past: past, final: e.model.NewKV(e.inputs.Type, len(b.Tokens)+r.MaxTokens)}
-			one := model.Sequence{Tokens: b.Tokens, Past: v.past, KV: v.final, LogitsFrom: len(b.Tokens) - 1, Logits: v.keep}
-			if r.Echo && r.Token != nil {
-				one.LogitsFrom, one.Logits = 0, p.echo(v, r, b.Tokens)
-			}
-			p.views, batch = append(p.views, v), append(batch, one)
-			total += len(b.Tokens)
+		p.views = NewViews(e.model, e.inputs.Type, r.Blocks, r.Attention, r.views(), seq.Past, r.MaxTokens)
+		finals := p.views.Final()
+		if r.Echo && r.Token != nil {
+			p.echo(&finals[0], r)
 		}
+		batch = append(batch, finals...)
+		total += len(finals) * len(b.Tokens)
 		return true
 	}
 	for _, b := range claimed {
@@ -449,15 +405,15 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 		return err
 	}
 	for i := range batch {
+		if batch[i].Logits != nil {
+			rec.MatrixFLOPs += float64(len(batch[i].Tokens)-batch[i].LogitsFrom) * e.model.OutputFLOPs()
+		}
 		before := 0
 		for _, b := range batch[i].Past {
 			before += b.Shape.Tokens
 		}
 		matrices, attention := e.model.FLOPs(len(batch[i].Tokens), before)
 		rec.MatrixFLOPs, rec.AttentionFLOPs = rec.MatrixFLOPs+matrices, rec.AttentionFLOPs+attention
-	}
-	if final {
-		rec.MatrixFLOPs += float64(len(p.views)) * e.model.OutputFLOPs()
 	}
 	for _, b := range computed {
 		lease, err := e.store.Put(b.id, b.kv.Shape, b.kv.Payload)

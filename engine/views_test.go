@@ -10,7 +10,7 @@ import (
 	"github.com/tessera-llm/tessera/prompt"
 )
 
-func TestViews(t *testing.T) {
+func TestParts(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		texts []string
@@ -18,84 +18,111 @@ func TestViews(t *testing.T) {
 		n     int
 		want  [][]int
 	}{
-		{"five passages", []string{"s", "1", "2", "3", "4", "5", "q"}, Block, 2, [][]int{{0, 1, 2, 3, 4, 5}, {0, 3, 2, 1, 5, 4}}},
-		{"three", []string{"s", "1", "2", "3", "q"}, Block, 2, [][]int{{0, 1, 2, 3}, {0, 1, 3, 2}}},
-		{"two", []string{"s", "1", "2", "q"}, Block, 2, [][]int{{0, 1, 2}, {0, 2, 1}}},
+		{"five passages", []string{"s", "1", "2", "3", "4", "5", "q"}, Block, 2, [][]int{{0, 1, 2}, {0, 3, 4, 5}}},
+		{"each by itself", []string{"s", "1", "2", "3", "q"}, Block, 3, [][]int{{0, 1}, {0, 2}, {0, 3}}},
+		{"more views than passages", []string{"s", "1", "2", "q"}, Block, 3, [][]int{{0, 1}, {0, 2}}},
 		{"one asked for", []string{"s", "1", "2", "q"}, Block, 1, [][]int{{0, 1, 2}}},
 		{"none asked for", []string{"s", "1", "2", "q"}, Block, 0, [][]int{{0, 1, 2}}},
 		{"one passage", []string{"s", "1", "q"}, Block, 2, [][]int{{0, 1}}},
 		{"no passage", []string{"s", "q"}, Block, 2, [][]int{{0}}},
 		{"no system block", []string{"q"}, Block, 2, [][]int{{}}},
 		{"full", []string{"s", "1", "2", "q"}, Full, 2, [][]int{{0, 1, 2}}},
-		{"a chat, passages of its last turn", []string{"s", "1", "2", "turn", "3", "4", "q"}, Block, 2, [][]int{{0, 1, 2, 3, 4, 5}, {0, 1, 2, 3, 5, 4}}},
+		{"a chat, passages of its last turn", []string{"s", "1", "2", "turn", "3", "4", "q"}, Block, 2, [][]int{{0, 1, 2, 3, 4}, {0, 1, 2, 3, 5}}},
 		{"a chat whose last turn has none", []string{"s", "1", "2", "turn", "q"}, Block, 2, [][]int{{0, 1, 2, 3}}},
 	} {
 		places := make([]int, len(tt.texts)-1)
 		for i := range places {
 			places[i] = i
 		}
-		if got := Views(question(tt.texts...).Blocks, tt.in, tt.n, places); !reflect.DeepEqual(got, tt.want) {
+		if got := parts(question(tt.texts...).Blocks, tt.in, tt.n, places); !reflect.DeepEqual(got, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
 	}
 }
 
-// probability is that of token i after logits.
-func probability(logits []float32, i int) float64 {
+// logprobability is that of token i after logits.
+func logprobability(logits []float32, i int32) float64 {
 	sum := 0.0
 	for _, l := range logits {
 		sum += math.Exp(float64(l))
 	}
-	return math.Exp(float64(logits[i])) / sum
+	return float64(logits[i]) - math.Log(sum)
 }
 
-// An answer in two views is what the two prompts come to by themselves: each token the likeliest by the mean of their probabilities.
-func TestGenerate_TwoViews_MeanOfThePromptsProbabilities(t *testing.T) {
+// An answer in three views is what three prompts come to by themselves, in float64: each counts by how likely question and answer so far are.
+func TestGenerate_Views_MixtureOfPrompts(t *testing.T) {
 	e := start(t, setting{})
 	q := question("sys", "apples are green", "pears", "plums are blue ones", "which?")
-	q.Views = 2
+	q.Views = 3
 	got := e.ask(t, q)
 	mustCome(t, "cold", got.rec, "computed computed computed computed computed")
 	again := e.ask(t, q)
 	mustCome(t, "warm", again.rec, "ram ram ram ram computed")
 	mustEqual(t, "warm", again, got)
 
-	one, other := q, q
-	one.Views, other.Views = 0, 0
-	b := q.Blocks
-	other.Blocks = []prompt.Block{b[0], b[1], b[3], b[2], b[4]}
+	after := func(passage prompt.Block, final []int32) []float32 {
+		r := q
+		r.Views, r.Blocks = 0, []prompt.Block{q.Blocks[0], passage, q.Blocks[4]}
+		r.Blocks[2].Tokens = final
+		return e.ask(t, r).logits
+	}
+	final := slices.Clone(q.Blocks[4].Tokens)
+	said := make([]float64, 3)
+	for i := range said {
+		for at := 1; at < len(final); at++ {
+			said[i] += logprobability(after(q.Blocks[i+1], final[:at]), final[at])
+		}
+	}
 	same := true
 	for step := range q.MaxTokens {
-		first, second := e.ask(t, one).logits, e.ask(t, other).logits
-		mean := make([]float32, len(first))
-		for i := range mean {
-			mean[i] = float32(math.Log((probability(first, i) + probability(second, i)) / 2))
+		mixed := make([]float32, len(got.logits))
+		logits := make([][]float32, 3)
+		for i := range logits {
+			logits[i] = after(q.Blocks[i+1], final)
 		}
-		if step == 0 {
-			for i := range mean {
-				if got := math.Log(probability(got.logits, i)); math.Abs(got-float64(mean[i])) > 1e-5 {
-					t.Fatalf("token %d is as likely as e^%v after the prompt, want e^%v", i, got, mean[i])
-				}
+		for id := range mixed {
+			some, all := 0.0, 0.0
+			for i := range logits {
+				some += math.Exp(said[i] + logprobability(logits[i], int32(id)))
+				all += math.Exp(said[i])
+			}
+			mixed[id] = float32(math.Log(some / all))
+			if step == 0 && math.Abs(float64(got.logits[id]-mixed[id])) > 1e-4 {
+				t.Fatalf("token %d is as likely as e^%v after the prompt, want e^%v", id, got.logits[id], mixed[id])
 			}
 		}
-		same = same && argmax(first) == argmax(mean)
-		for _, r := range []*Request{&one, &other} {
-			r.Blocks = slices.Clone(r.Blocks)
-			final := &r.Blocks[len(b)-1]
-			final.Tokens = append(slices.Clone(final.Tokens), argmax(mean))
+		next := argmax(mixed)
+		for i := range said {
+			said[i] += logprobability(logits[i], next)
+			same = same && argmax(logits[i]) == next
 		}
+		final = append(final, next)
 	}
 	if same {
-		t.Error("the mean's likeliest tokens are the first view's all along: this proves nothing")
+		t.Error("the mixture's likeliest tokens are every view's all along: this proves nothing")
 	}
-	answer := one.Blocks[len(b)-1].Tokens[len(b[4].Tokens):]
-	if want := e.tok.Decode(answer); got.text != want {
+	if want := e.tok.Decode(final[len(q.Blocks[4].Tokens):]); got.text != want {
 		t.Errorf("answer %q, want %q", got.text, want)
 	}
 }
 
+// Logits that are too far apart for a float32's exponential are log-probabilities nevertheless, and a view that found the text impossible counts nothing.
+func TestViews_Logits_FarApart(t *testing.T) {
+	v := Views{list: []*view{{said: -1, logits: []float32{0, -200, 5}}, {said: -1, logits: []float32{0, -300, 5}}, {said: -2000, logits: []float32{90, 0, 0}}}}
+	want := []float64{-5.0067153, -205.0067153 - math.Ln2, -0.0067153}
+	for i, l := range v.Logits() {
+		if math.Abs(float64(l)-want[i]) > 1e-4 {
+			t.Errorf("token %d: %v, want %v", i, l, want[i])
+		}
+	}
+	v.list[0].logits[1] = float32(math.NaN())
+	if l := v.Logits()[2]; l == l {
+		t.Errorf("with a logit that is no number, another is %v", l)
+	}
+}
+
 // With Echo the final block's tokens are told of, and so is the answer, as the prompt stands.
-func TestGenerate_TwoViewsAndEcho_AsThePromptStands(t *testing.T) {
+func TestGenerate_ViewsAndEcho_AsThePromptStands(t *testing.T) {
 	e := start(t, setting{})
 	told := func(views int) (list []string) {
 		q := question("sys", "apples are green", "pears", "which?")

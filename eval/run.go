@@ -181,19 +181,11 @@ type asked struct {
 	most   int     // tokens to generate at most
 
 	past     []*model.KV // by place
-	views    []view
+	views    *engine.Views
 	computed int
 	output   []int32
-	logits   []float32 // [V], of the next token
-	agreed   int       // views that these are of
-	steps    int       // tokens generated, the end token included
+	steps    int // tokens generated, the end token included
 	ended    bool
-}
-
-// A view is a prompt as its final block sees it with the passages in one order.
-type view struct {
-	past  []*model.KV
-	final *model.KV
 }
 
 func (r *Runner) ask(s *Run, q *Question) (*asked, error) {
@@ -327,7 +319,7 @@ func (r *Runner) answer(ctx context.Context, s *Run, batch []*asked, progress fu
 	for i, a := range batch {
 		answers[i] = Answer{ID: a.id, Output: r.Tok.Decode(a.output), Prompt: a.tokens, Computed: a.computed, Generated: a.steps,
 			Seconds: time.Since(start).Seconds() / float64(len(batch))}
-		a.past, a.views, a.logits, a.blocks = nil, nil, nil, nil
+		a.past, a.views, a.blocks = nil, nil, nil
 	}
 	return answers, nil
 }
@@ -369,13 +361,13 @@ func (r *Runner) prefill(ctx context.Context, s *Run, batch []*asked, progress f
 			a.past = append(a.past, block)
 		}
 		tokens := a.blocks[len(a.ids)].Tokens
-		for _, past := range engine.Views(a.blocks, s.Attention, s.Views, a.past) {
-			v := view{past, s.Model.NewKV(r.Type, len(tokens)+a.most)}
-			a.views = append(a.views, v)
-			finals = append(finals, model.Sequence{Tokens: tokens, KV: v.final, Past: v.past, Unmoved: s.Unmoved, LogitsFrom: len(tokens) - 1, Logits: a.add})
+		a.views = engine.NewViews(s.Model, r.Type, a.blocks, s.Attention, s.Views, a.past, a.most)
+		for _, seq := range a.views.Final() {
+			seq.Unmoved = s.Unmoved
+			finals = append(finals, seq)
 		}
 		a.computed += len(tokens)
-		total += a.computed + (len(a.views)-1)*len(tokens)
+		total += a.computed + (a.views.Len()-1)*len(tokens)
 	}
 	err = s.Work.Forward(ctx, append(before, finals...), func(tokens int) { progress(float64(tokens) / float64(total)) })
 	if err != nil {
@@ -391,26 +383,15 @@ func (r *Runner) prefill(ctx context.Context, s *Run, batch []*asked, progress f
 	return leases, nil
 }
 
-// add is a model.Sequence.Logits that adds a view's to the others'.
-func (a *asked) add(_ int, logits []float32) {
-	if a.agreed == 0 {
-		a.logits = append(a.logits[:0], logits...)
-	} else {
-		engine.Agree(a.logits, logits, a.agreed)
-	}
-	a.agreed++
-}
-
 // choose takes the likeliest token, of equals the first, as the engine does; -1: no logit is a number.
 func (a *asked) choose() (next int32) {
 	next = -1
 	most := float32(math.Inf(-1))
-	for i, l := range a.logits {
+	for i, l := range a.views.Logits() {
 		if l > most {
 			next, most = int32(i), l
 		}
 	}
-	a.agreed = 0
 	return next
 }
 
@@ -431,10 +412,12 @@ func (r *Runner) decode(ctx context.Context, s *Run, batch []*asked) error {
 				a.output = append(a.output, next)
 				a.ended = a.steps == a.most
 			}
-			for _, v := range a.views {
-				if !a.ended {
-					step = append(step, model.Sequence{Tokens: a.output[len(a.output)-1:], KV: v.final, Past: v.past, Unmoved: s.Unmoved, Logits: a.add})
-				}
+			if a.ended {
+				continue
+			}
+			for _, seq := range a.views.Next(next) {
+				seq.Unmoved = s.Unmoved
+				step = append(step, seq)
 			}
 		}
 		if len(step) == 0 {

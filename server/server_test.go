@@ -402,7 +402,7 @@ func TestBadInput_Is4xxInOpenAIsShape(t *testing.T) {
 		{"/v1/chat/completions", `{"max_tokens":0,` + user + `}`, 400, "max_tokens"},
 		{"/v1/chat/completions", `{"max_tokens":"x",` + user + `}`, 400, "max_tokens: found a string"},
 		{"/v1/chat/completions", `{"tessera":{"attention":"none"},` + user + `}`, 400, "tessera.attention"},
-		{"/v1/chat/completions", `{"tessera":{"attention":"block","views":9},` + user + `}`, 400, "tessera.views"},
+		{"/v1/chat/completions", `{"tessera":{"attention":"block","views":-9},` + user + `}`, 400, "tessera.views"},
 		{"/v1/chat/completions", `{"tessera":{"views":2},` + user + `}`, 400, "tessera.views"},
 		{"/v1/chat/completions", `{"documents":[{"id":"x"}],` + user + `}`, 400, "takes its collection"},
 		{"/v1/chat/completions", `{"response_format":{"type":"json_schema","json_schema":{"schema":{"pattern":"x"}}},` + user + `}`, 400, "pattern is not supported"},

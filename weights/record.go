@@ -101,8 +101,8 @@ func (r *Record) check() *Error {
 		return &Error{Field: "prompt_format", Detail: "is missing"}
 	case r.Model == Hash{}:
 		return &Error{Field: "model_fingerprint", Detail: "is missing"}
-	case r.Views < 0 || r.Views > 2:
-		return &Error{Field: "views", Detail: fmt.Sprintf("found %d, expected 1 or 2", r.Views)}
+	case r.Views < 0:
+		return &Error{Field: "views", Detail: fmt.Sprintf("found %d, expected at least 1", r.Views)}
 	case len(r.Sets) == 0:
 		return &Error{Field: "sets", Detail: "found none, expected at least one"}
 	}

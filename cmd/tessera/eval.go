@@ -65,7 +65,7 @@ With --out, answers are kept as they come: the same command goes on where it was
 	cmd.Flags().StringArrayVar(&f.adapters, "adapter", []string{""}, "adapter of the model, a file or none; several times for several; without this flag the one that ships for the model")
 	cmd.Flags().StringArrayVar(&f.data, "data", nil, "file of questions; several times for several")
 	cmd.Flags().StringSliceVar(&f.attention, "attention", []string{string(engine.Full)}, "full, block, or full,block for both")
-	cmd.Flags().IntSliceVar(&f.views, "views", []int{1}, "block attention sees the passages in so many views at once and answers as these agree; 1,2 for both; with --gate the record says so, and ask and serve follow it")
+	cmd.Flags().IntSliceVar(&f.views, "views", []int{1}, "block attention sees the passages in so many parts, each by itself; several numbers for several runs; with --gate the record says so, and ask and serve follow it")
 	cmd.Flags().BoolVar(&f.unmoved, "no-reencode", false, "block attention without position re-encoding, too, in one order: the paper's ablation")
 	cmd.Flags().Uint64Var(&f.shuffle, "shuffle", 0, "put each question's passages in another order, by this seed")
 	cmd.Flags().IntVarP(&f.passages, "passages", "k", 10, "passages a question at most; of more, those that support an answer are kept")
@@ -109,8 +109,8 @@ func (f *evalFlags) settings(shuffled bool) (settings []eval.Setting, err error)
 		return nil, fmt.Errorf("--limit %d: want at least 0", f.limit)
 	}
 	for i, n := range f.views {
-		if n < 1 || n > 2 || slices.Contains(f.views[:i], n) {
-			return nil, fmt.Errorf("--views %d: want 1, 2 or 1,2", f.views)
+		if n < 1 || slices.Contains(f.views[:i], n) {
+			return nil, fmt.Errorf("--views %d: want numbers of at least 1, each once", f.views)
 		}
 	}
 	for i, a := range f.attention {

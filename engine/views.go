@@ -1,0 +1,143 @@
+package engine
+
+import (
+	"math"
+
+	"github.com/tessera-llm/tessera/internal/kernel"
+	"github.com/tessera-llm/tessera/kv"
+	"github.com/tessera-llm/tessera/model"
+	"github.com/tessera-llm/tessera/prompt"
+)
+
+// Views are a prompt as its final block sees it: once, with all passages before it, or, in block attention, several times, each with a part of
+// them. The text behind the passages, question and answer, is as likely as on average over the views, so that a token is
+//
+//	p(token | text) = Σ p(text | view) · p(token | text, view) / Σ p(text | view),
+//
+// and a view has the more say the likelier the question is behind its passages. (Lewis et al., arXiv 2005.11401, weigh passages by a
+// retriever's score in this place.) A passage's keys and values serve at any place, so that only the final block is computed more than once.
+type Views struct {
+	list  []*view
+	final []int32   // tokens of the final block
+	mixed []float32 // [V], of the next token
+	some  []float32 // [V], scratch
+}
+
+// A view is a prompt with some of the passages.
+type view struct {
+	past   []*model.KV // the blocks before the final one
+	final  *model.KV   // the final block, with room for the answer
+	said   float64     // log-probability of all behind the passages so far, but the final block's first token
+	logits []float32   // [V], of the next token
+}
+
+// NewViews are n views of a prompt, or as many as there are passages, whose blocks before the final one have the keys and values past; room is how
+// many tokens an answer may have.
+func NewViews(m *model.Model, t kv.Type, blocks []prompt.Block, a Attention, n int, past []*model.KV, room int) *Views {
+	v := &Views{final: blocks[len(blocks)-1].Tokens}
+	for _, some := range parts(blocks, a, n, past) {
+		v.list = append(v.list, &view{past: some, final: m.NewKV(t, len(v.final)+room)})
+	}
+	return v
+}
+
+// parts are the blocks before the final one of a prompt as n views have them: past whole, or neighbouring passages of it together, where they stand
+// right before the final block and see nothing of each other, and all that comes before them.
+func parts[T any](blocks []prompt.Block, a Attention, n int, past []T) [][]T {
+	first := len(past)
+	for first > 1 && !Dependent(blocks, a, first-1) {
+		first--
+	}
+	passages := past[first:]
+	n = max(min(n, len(passages)), 1)
+	all := make([][]T, n)
+	for i := range all {
+		all[i] = append(past[:first:first], passages[i*len(passages)/n:(i+1)*len(passages)/n]...)
+	}
+	return all
+}
+
+// Len is how many views there are.
+func (v *Views) Len() int { return len(v.list) }
+
+// Final is the computation of the final block in every view.
+func (v *Views) Final() []model.Sequence {
+	from := 0
+	if len(v.list) == 1 { // which has all the say there is
+		from = len(v.final) - 1
+	}
+	batch := make([]model.Sequence, len(v.list))
+	for i, one := range v.list {
+		batch[i] = model.Sequence{Tokens: v.final, Past: one.past, KV: one.final, LogitsFrom: from, Logits: func(at int, logits []float32) {
+			if at+1 < len(v.final) {
+				one.said += v.logprob(logits, v.final[at+1])
+			} else {
+				one.logits = append(one.logits[:0], logits...)
+			}
+		}}
+	}
+	return batch
+}
+
+// Next is the computation of one more token of the answer in every view. The logits must be there of what comes before it.
+func (v *Views) Next(token int32) []model.Sequence {
+	batch := make([]model.Sequence, len(v.list))
+	for i, one := range v.list {
+		if len(v.list) > 1 {
+			one.said += v.logprob(one.logits, token)
+		}
+		batch[i] = model.Sequence{Tokens: []int32{token}, Past: one.past, KV: one.final, Logits: func(_ int, logits []float32) { one.logits = append(one.logits[:0], logits...) }}
+	}
+	return batch
+}
+
+// Logits are those of the next token [V]; of several views they are log-probabilities. They are valid until the next call.
+func (v *Views) Logits() []float32 {
+	if len(v.list) == 1 {
+		return v.list[0].logits
+	}
+	most := math.Inf(-1)
+	for _, one := range v.list {
+		most = max(most, one.said)
+	}
+	total := 0.0
+	for _, one := range v.list {
+		total += math.Exp(one.said - most)
+	}
+	v.mixed = append(v.mixed[:0], v.list[0].logits...)
+	clear(v.mixed)
+	shifts := make([]float64, len(v.list)) // from a view's logits to log-probabilities with its weight
+	for i, one := range v.list {
+		high, sum := v.exponentials(one.logits)
+		weight := math.Exp(one.said-most) / total
+		shifts[i] = math.Log(weight/sum) - high
+		for at, e := range v.some {
+			v.mixed[at] += float32(weight/sum) * e
+		}
+	}
+	for at, p := range v.mixed {
+		if p > 0 || p != p {
+			v.mixed[at] = float32(math.Log(float64(p)))
+			continue
+		}
+		least := math.Inf(-1) // too little for a float32
+		for i, one := range v.list {
+			least = max(least, float64(one.logits[at])+shifts[i])
+		}
+		v.mixed[at] = float32(least)
+	}
+	return v.mixed
+}
+
+// logprob is the log-probability of a token after logits [V].
+func (v *Views) logprob(logits []float32, token int32) float64 {
+	high, sum := v.exponentials(logits)
+	return float64(logits[token]) - high - math.Log(sum)
+}
+
+// exponentials fills v.some with e^(logits - high) and tells their sum.
+func (v *Views) exponentials(logits []float32) (high, sum float64) {
+	v.some = append(v.some[:0], logits...)
+	top := kernel.Max(v.some)
+	return float64(top), float64(kernel.Exponentials(v.some, 1, top))
+}
