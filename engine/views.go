@@ -2,6 +2,7 @@ package engine
 
 import (
 	"math"
+	"slices"
 
 	"github.com/tessera-llm/tessera/internal/kernel"
 	"github.com/tessera-llm/tessera/kv"
@@ -17,7 +18,8 @@ import (
 // and a view has the more say the likelier the question is behind its passages. (Lewis et al., arXiv 2005.11401, weigh passages by a
 // retriever's score in this place.) A passage's keys and values serve at any place, so that only the final block is computed more than once.
 type Views struct {
-	list  []*view
+	list  []*view   // those that still have a say
+	one   bool      // there never was but one
 	final []int32   // tokens of the final block
 	mixed []float32 // [V], of the next token
 	some  []float32 // [V], scratch
@@ -38,6 +40,7 @@ func NewViews(m *model.Model, t kv.Type, blocks []prompt.Block, a Attention, n i
 	for _, some := range parts(blocks, a, n, past) {
 		v.list = append(v.list, &view{past: some, final: m.NewKV(t, len(v.final)+room)})
 	}
+	v.one = len(v.list) == 1
 	return v
 }
 
@@ -57,13 +60,13 @@ func parts[T any](blocks []prompt.Block, a Attention, n int, past []T) [][]T {
 	return all
 }
 
-// Len is how many views there are.
+// Len is how many views have a say.
 func (v *Views) Len() int { return len(v.list) }
 
 // Final is the computation of the final block in every view.
 func (v *Views) Final() []model.Sequence {
 	from := 0
-	if len(v.list) == 1 { // which has all the say there is
+	if v.one {
 		from = len(v.final) - 1
 	}
 	batch := make([]model.Sequence, len(v.list))
@@ -79,13 +82,20 @@ func (v *Views) Final() []model.Sequence {
 	return batch
 }
 
-// Next is the computation of one more token of the answer in every view. The logits must be there of what comes before it.
+// negligible is how much less likely than the likeliest view, as a logarithm, one is that is left out: of a hundred such ones no answer would take notice.
+const negligible = 16
+
+// Next is the computation of one more token of the answer in every view that still has a say. The logits must be there of what comes before it.
 func (v *Views) Next(token int32) []model.Sequence {
-	batch := make([]model.Sequence, len(v.list))
-	for i, one := range v.list {
-		if len(v.list) > 1 {
+	if !v.one {
+		for _, one := range v.list {
 			one.said += v.logprob(one.logits, token)
 		}
+		least := v.most() - negligible
+		v.list = slices.DeleteFunc(v.list, func(one *view) bool { return one.said < least })
+	}
+	batch := make([]model.Sequence, len(v.list))
+	for i, one := range v.list {
 		batch[i] = model.Sequence{Tokens: []int32{token}, Past: one.past, KV: one.final, Logits: func(_ int, logits []float32) { one.logits = append(one.logits[:0], logits...) }}
 	}
 	return batch
@@ -93,14 +103,10 @@ func (v *Views) Next(token int32) []model.Sequence {
 
 // Logits are those of the next token [V]; of several views they are log-probabilities. They are valid until the next call.
 func (v *Views) Logits() []float32 {
-	if len(v.list) == 1 {
+	if v.one {
 		return v.list[0].logits
 	}
-	most := math.Inf(-1)
-	for _, one := range v.list {
-		most = max(most, one.said)
-	}
-	total := 0.0
+	most, total := v.most(), 0.0
 	for _, one := range v.list {
 		total += math.Exp(one.said - most)
 	}
@@ -127,6 +133,15 @@ func (v *Views) Logits() []float32 {
 		v.mixed[at] = float32(least)
 	}
 	return v.mixed
+}
+
+// most is the log-probability of the text in the view where it is likeliest.
+func (v *Views) most() float64 {
+	most := math.Inf(-1)
+	for _, one := range v.list {
+		most = max(most, one.said)
+	}
+	return most
 }
 
 // logprob is the log-probability of a token after logits [V].

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/tessera-llm/tessera/model"
 	"github.com/tessera-llm/tessera/prompt"
 )
 
@@ -118,6 +119,21 @@ func TestViews_Logits_FarApart(t *testing.T) {
 	v.list[0].logits[1] = float32(math.NaN())
 	if l := v.Logits()[2]; l == l {
 		t.Errorf("with a logit that is no number, another is %v", l)
+	}
+}
+
+// A view that found the text far less likely than another is computed no further; one that may have a say again is.
+func TestViews_Next_LeavesOutWhatHasNoSay(t *testing.T) {
+	v := Views{}
+	for _, said := range []float64{-40, -30, -15, -20} {
+		v.list = append(v.list, &view{said: said, past: make([]*model.KV, int(-said)), logits: []float32{0, 0}})
+	}
+	var left []int
+	for _, s := range v.Next(1) {
+		left = append(left, len(s.Past))
+	}
+	if want := []int{30, 15, 20}; !slices.Equal(left, want) || v.Len() != 3 {
+		t.Errorf("views %v are left, %d of them; want %v", left, v.Len(), want)
 	}
 }
 
