@@ -66,7 +66,7 @@ With --out, answers are kept as they come: the same command goes on where it was
 	cmd.Flags().StringArrayVar(&f.data, "data", nil, "file of questions; several times for several")
 	cmd.Flags().StringSliceVar(&f.attention, "attention", []string{string(engine.Full)}, "full, block, or full,block for both")
 	cmd.Flags().IntSliceVar(&f.views, "views", []int{1}, "block attention sees the passages in so many parts, each by itself; several numbers for several runs; with --gate the record says so, and ask and serve follow it")
-	cmd.Flags().BoolVar(&f.unmoved, "no-reencode", false, "block attention without position re-encoding, too, in one order: the paper's ablation")
+	cmd.Flags().BoolVar(&f.unmoved, "no-reencode", false, "block attention without position re-encoding, too, in one view: the paper's ablation")
 	cmd.Flags().Uint64Var(&f.shuffle, "shuffle", 0, "put each question's passages in another order, by this seed")
 	cmd.Flags().IntVarP(&f.passages, "passages", "k", 10, "passages a question at most; of more, those that support an answer are kept")
 	cmd.Flags().IntVar(&f.maxTokens, "max-tokens", 64, "tokens of an answer at most")
