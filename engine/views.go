@@ -33,8 +33,8 @@ type view struct {
 	logits []float32   // [V], of the next token
 }
 
-// NewViews are n views of a prompt, or as many as there are passages, whose blocks before the final one have the keys and values past; room is how
-// many tokens an answer may have.
+// NewViews are n views of a prompt whose blocks before the final one have the keys and values past, or fewer: not more than there are passages, nor
+// so many that the final block takes more tokens than full attention would compute. room is how many tokens an answer may have.
 func NewViews(m *model.Model, t kv.Type, blocks []prompt.Block, a Attention, n int, past []*model.KV, room int) *Views {
 	v := &Views{final: blocks[len(blocks)-1].Tokens}
 	for _, some := range parts(blocks, a, n, past) {
@@ -51,8 +51,11 @@ func parts[T any](blocks []prompt.Block, a Attention, n int, past []T) [][]T {
 	for first > 1 && !Dependent(blocks, a, first-1) {
 		first--
 	}
-	passages := past[first:]
-	n = max(min(n, len(passages)), 1)
+	passages, tokens := past[first:], 0
+	for _, b := range blocks {
+		tokens += len(b.Tokens)
+	}
+	n = max(min(n, len(passages), tokens/max(len(blocks[len(blocks)-1].Tokens), 1)), 1)
 	all := make([][]T, n)
 	for i := range all {
 		all[i] = append(past[:first:first], passages[i*len(passages)/n:(i+1)*len(passages)/n]...)

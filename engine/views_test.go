@@ -22,6 +22,8 @@ func TestParts(t *testing.T) {
 		{"five passages", []string{"s", "1", "2", "3", "4", "5", "q"}, Block, 2, [][]int{{0, 1, 2}, {0, 3, 4, 5}}},
 		{"each by itself", []string{"s", "1", "2", "3", "q"}, Block, 3, [][]int{{0, 1}, {0, 2}, {0, 3}}},
 		{"more views than passages", []string{"s", "1", "2", "q"}, Block, 3, [][]int{{0, 1}, {0, 2}}},
+		{"a question longer than what is before it", []string{"s", "1", "2", "3", "fives"}, Block, 3, [][]int{{0, 1, 2, 3}}},
+		{"a third", []string{"s", "12", "34", "5", "six"}, Block, 3, [][]int{{0, 1}, {0, 2}, {0, 3}}},
 		{"one asked for", []string{"s", "1", "2", "q"}, Block, 1, [][]int{{0, 1, 2}}},
 		{"none asked for", []string{"s", "1", "2", "q"}, Block, 0, [][]int{{0, 1, 2}}},
 		{"one passage", []string{"s", "1", "q"}, Block, 2, [][]int{{0, 1}}},
