@@ -113,15 +113,17 @@ func (v *Views) Logits() []float32 {
 	for _, one := range v.list {
 		total += math.Exp(one.said - most)
 	}
-	v.mixed = append(v.mixed[:0], v.list[0].logits...)
+	if v.mixed == nil {
+		v.mixed = make([]float32, len(v.list[0].logits))
+	}
 	clear(v.mixed)
 	shifts := make([]float64, len(v.list)) // from a view's logits to log-probabilities with its weight
 	for i, one := range v.list {
 		high, sum := v.exponentials(one.logits)
-		weight := math.Exp(one.said-most) / total
-		shifts[i] = math.Log(weight/sum) - high
+		share := math.Exp(one.said-most) / total / sum
+		shifts[i] = math.Log(share) - high
 		for at, e := range v.some {
-			v.mixed[at] += float32(weight/sum) * e
+			v.mixed[at] += float32(share) * e
 		}
 	}
 	for at, p := range v.mixed {
