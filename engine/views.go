@@ -19,7 +19,7 @@ import (
 // retriever's score in this place.) A passage's keys and values serve at any place, so that only the final block is computed more than once.
 type Views struct {
 	list  []*view   // those that still have a say
-	one   bool      // there never was but one
+	only  bool      // there never was but one
 	final []int32   // tokens of the final block
 	mixed []float32 // [V], of the next token
 	some  []float32 // [V], scratch
@@ -33,6 +33,11 @@ type view struct {
 	logits []float32   // [V], of the next token
 }
 
+// keep is a model.Sequence.Logits that remembers the last ones.
+func (v *view) keep(_ int, logits []float32) {
+	v.logits = append(v.logits[:0], logits...)
+}
+
 // NewViews are n views of a prompt whose blocks before the final one have the keys and values past, or fewer: not more than there are passages, nor
 // so many that the final block takes more tokens than full attention would compute. room is how many tokens an answer may have.
 func NewViews(m *model.Model, t kv.Type, blocks []prompt.Block, a Attention, n int, past []*model.KV, room int) *Views {
@@ -40,7 +45,7 @@ func NewViews(m *model.Model, t kv.Type, blocks []prompt.Block, a Attention, n i
 	for _, some := range parts(blocks, a, n, past) {
 		v.list = append(v.list, &view{past: some, final: m.NewKV(t, len(v.final)+room)})
 	}
-	v.one = len(v.list) == 1
+	v.only = len(v.list) == 1
 	return v
 }
 
@@ -69,7 +74,7 @@ func (v *Views) Len() int { return len(v.list) }
 // Final is the computation of the final block in every view.
 func (v *Views) Final() []model.Sequence {
 	from := 0
-	if v.one {
+	if v.only {
 		from = len(v.final) - 1
 	}
 	batch := make([]model.Sequence, len(v.list))
@@ -78,7 +83,7 @@ func (v *Views) Final() []model.Sequence {
 			if at+1 < len(v.final) {
 				one.said += v.logprob(logits, v.final[at+1])
 			} else {
-				one.logits = append(one.logits[:0], logits...)
+				one.keep(at, logits)
 			}
 		}}
 	}
@@ -90,7 +95,7 @@ const negligible = 16
 
 // Next is the computation of one more token of the answer in every view that still has a say. The logits must be there of what comes before it.
 func (v *Views) Next(token int32) []model.Sequence {
-	if !v.one {
+	if !v.only {
 		for _, one := range v.list {
 			one.said += v.logprob(one.logits, token)
 		}
@@ -99,14 +104,14 @@ func (v *Views) Next(token int32) []model.Sequence {
 	}
 	batch := make([]model.Sequence, len(v.list))
 	for i, one := range v.list {
-		batch[i] = model.Sequence{Tokens: []int32{token}, Past: one.past, KV: one.final, Logits: func(_ int, logits []float32) { one.logits = append(one.logits[:0], logits...) }}
+		batch[i] = model.Sequence{Tokens: []int32{token}, Past: one.past, KV: one.final, Logits: one.keep}
 	}
 	return batch
 }
 
 // Logits are those of the next token [V]; of several views they are log-probabilities. They are valid until the next call.
 func (v *Views) Logits() []float32 {
-	if v.one {
+	if v.only {
 		return v.list[0].logits
 	}
 	most, total := v.most(), 0.0
@@ -149,7 +154,8 @@ func (v *Views) most() float64 {
 	return most
 }
 
-// logprob is the log-probability of a token after logits [V].
+// logprob is the log-probability of a token after logits [V]. Every token of the question asks for it in every view, and kernel.LogSumExp, in float64, would take
+// twelve times as long.
 func (v *Views) logprob(logits []float32, token int32) float64 {
 	high, sum := v.exponentials(logits)
 	return float64(logits[token]) - high - math.Log(sum)
