@@ -38,7 +38,7 @@ type Question struct {
 	Passages  int               // how many passages the prompt holds at most, the best by BM25; 0: DefaultPassages
 	System    string            // system message; "": prompt.DefaultSystem
 	Attention Attention         // "": Auto
-	Views     int               // of the passages (docs/training.md, "Several views"), with Block; 0: as the evaluation record has it, or 1
+	Parts     int               // of the passages that are seen each by itself, beside all (docs/training.md, "Parts of the passages"), with Block; 0: as the evaluation record has it, or 1
 	MaxTokens int               // 0: DefaultMaxTokens
 	engine.Sampling
 
@@ -49,7 +49,7 @@ type Question struct {
 // Ask answers a question: documents → passages → blocks → keys and values, stored or computed → final block → answer.
 func (t *Tessera) Ask(ctx context.Context, q Question) (*Receipt, error) {
 	start := time.Now()
-	attention, views, err := t.attention(q.Attention, q.Views)
+	attention, parts, err := t.attention(q.Attention, q.Parts)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (t *Tessera) Ask(ctx context.Context, q Question) (*Receipt, error) {
 	}
 	prepared := time.Since(start)
 	r, err := t.engine.Generate(ctx, engine.Request{
-		Blocks: blocks, Attention: attention, Views: views, Sampling: q.Sampling, MaxTokens: maxTokens,
+		Blocks: blocks, Attention: attention, Parts: parts, Sampling: q.Sampling, MaxTokens: maxTokens,
 		Emit: q.Emit, Progress: q.Progress,
 	})
 	if err != nil {
@@ -76,22 +76,22 @@ func (t *Tessera) Ask(ctx context.Context, q Question) (*Receipt, error) {
 	return t.receipt(r, attention, blocks, documents, prepared), nil
 }
 
-// attention resolves Auto, Block where the evaluation record of these weights passes the quality gate, else Full; and the views of the passages.
-func (t *Tessera) attention(a Attention, views int) (engine.Attention, int, error) {
-	if err := a.CheckViews(views); err != nil {
+// attention resolves Auto, Block where the evaluation record of these weights passes the quality gate, else Full; and in how many parts the passages are seen.
+func (t *Tessera) attention(a Attention, parts int) (engine.Attention, int, error) {
+	if err := a.CheckParts(parts); err != nil {
 		return "", 0, err
 	}
-	if views == 0 {
-		views = t.views
+	if parts == 0 {
+		parts = t.parts
 	}
 	switch a {
 	case Block:
-		return engine.Block, views, nil
+		return engine.Block, parts, nil
 	case Full:
 		return engine.Full, 1, nil
 	case Auto, "":
 		if t.AutoIsBlock() {
-			return engine.Block, views, nil
+			return engine.Block, parts, nil
 		}
 		t.warnFull.Do(func() {
 			e := &UntunedError{Model: t.name, Adapter: t.adapter}
@@ -105,13 +105,13 @@ func (t *Tessera) attention(a Attention, views int) (engine.Attention, int, erro
 	return "", 0, fmt.Errorf("attention: %q; want %s, %s or %s", a, Auto, Block, Full)
 }
 
-// CheckViews says what is wrong with asking for so many views in this mode; 0 asks for none.
-func (a Attention) CheckViews(views int) error {
+// CheckParts says what is wrong with asking for passages in so many parts in this mode; 0 asks for none.
+func (a Attention) CheckParts(parts int) error {
 	switch {
-	case views < 0:
-		return fmt.Errorf("found %d views, expected at least 1", views)
-	case views > 0 && a != Block:
-		return fmt.Errorf("found %d views with attention %q, expected attention %s for them: only there does no passage depend on others", views, a, Block)
+	case parts < 0:
+		return fmt.Errorf("found %d parts, expected at least 1", parts)
+	case parts > 0 && a != Block:
+		return fmt.Errorf("found %d parts with attention %q, expected attention %s for them: only there does no passage depend on others", parts, a, Block)
 	}
 	return nil
 }
@@ -172,7 +172,7 @@ type Receipt struct {
 	Model     string         `json:"model"`
 	Adapter   *string        `json:"adapter"`
 	Attention string         `json:"attention"`
-	Views     int            `json:"views"` // of the passages
+	Parts     int            `json:"parts"` // of the passages
 	Blocks    []ReceiptBlock `json:"blocks"`
 	Usage     ReceiptUsage   `json:"usage"`
 	Timings   ReceiptTimings `json:"timings"`
@@ -216,7 +216,7 @@ type ReceiptFLOPs struct {
 func (t *Tessera) receipt(r *engine.Receipt, attention engine.Attention, blocks []prompt.Block, documents []prompt.Document, prepared time.Duration) *Receipt {
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	out := &Receipt{
-		Schema: 1, Answer: strings.TrimSpace(r.Text), Finish: r.Finish, Model: t.name, Attention: string(attention), Views: r.Views,
+		Schema: 1, Answer: strings.TrimSpace(r.Text), Finish: r.Finish, Model: t.name, Attention: string(attention), Parts: r.Parts,
 		Usage:   ReceiptUsage{r.Prompt, r.Cached, r.Completion},
 		Timings: ReceiptTimings{ms(t.load), ms(r.Lookup), ms(r.Prefill), ms(prepared + r.TTFT), ms(r.Decode)},
 		FLOPs:   ReceiptFLOPs{Matrices: r.MatrixFLOPs, Total: r.MatrixFLOPs + r.AttentionFLOPs},

@@ -36,7 +36,7 @@ const plainSystem = "You are a helpful assistant."
 // A Generation is what Chat and Complete have in common: how an answer is made. The zero value is greedy, with attention by the quality gate.
 type Generation struct {
 	Attention Attention // "": Auto
-	Views     int       // as in Question
+	Parts     int       // as in Question
 	MaxTokens int       // 0: as many as the context has room for, in Complete none with Echo
 	Grammar   *grammar.Grammar
 	Tools     []string // that Chat's answer may call, as JSON; the template must have a place for them
@@ -178,7 +178,7 @@ func (t *Tessera) Context() int { return t.model.Context }
 func (t *Tessera) Load() (answers, prompts int) { return t.engine.Load() }
 
 func (t *Tessera) generate(ctx context.Context, start time.Time, blocks []prompt.Block, documents []prompt.Document, g Generation, echo bool) (*Receipt, error) {
-	attention, views, err := t.attention(g.Attention, g.Views)
+	attention, parts, err := t.attention(g.Attention, g.Parts)
 	if err != nil {
 		return nil, err
 	}
@@ -187,13 +187,13 @@ func (t *Tessera) generate(ctx context.Context, start time.Time, blocks []prompt
 		most = t.model.Context
 	}
 	prepared := time.Since(start)
-	leave, err := t.admit(ctx, blocks, most, views)
+	leave, err := t.admit(ctx, blocks, most, parts)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
 	r, err := t.engine.Generate(ctx, engine.Request{
-		Blocks: blocks, Attention: attention, Views: views, Sampling: g.Sampling, MaxTokens: most, Salt: g.Salt, Grammar: g.Grammar,
+		Blocks: blocks, Attention: attention, Parts: parts, Sampling: g.Sampling, MaxTokens: most, Salt: g.Salt, Grammar: g.Grammar,
 		Logprobs: g.Logprobs, Likely: g.Likely, Echo: echo, Token: g.Token, Emit: g.Emit,
 	})
 	if err != nil {
@@ -209,9 +209,9 @@ func (e *MemoryError) Error() string {
 	return fmt.Sprintf("prompt and answer take %d MiB of keys and values, and there are %d for all; fewer or shorter documents, or a lower max_tokens, take less", e.Need>>20, e.Most>>20)
 }
 
-// admit waits until there is memory for the keys and values of a prompt and so many tokens of its answer, final block and answer once for each
-// view; leave gives it back.
-func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, answer, views int) (leave func(), err error) {
+// admit waits until there is memory for the keys and values of a prompt and so many tokens of its answer, final block and answer once more for
+// each part that the passages are seen in; leave gives it back.
+func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, answer, parts int) (leave func(), err error) {
 	if t.memory == nil {
 		return func() {}, nil
 	}
@@ -222,9 +222,11 @@ func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, answer, view
 			passages++
 		}
 	}
-	views = min(views, max(passages, 1))
+	if parts = min(parts, passages); parts < 2 {
+		parts = 0
+	}
 	final := len(blocks[len(blocks)-1].Tokens) + max(min(answer, t.model.Context-tokens), 0)
-	need := t.KVBytes(min(tokens+answer, t.model.Context)) + int64(views-1)*t.KVBytes(final)
+	need := t.KVBytes(min(tokens+answer, t.model.Context)) + int64(parts)*t.KVBytes(final)
 	if need > t.most {
 		return nil, &MemoryError{need, t.most}
 	}
@@ -283,7 +285,7 @@ func (t *Tessera) Warm(ctx context.Context, documents []prompt.Document, salt []
 		}
 	}
 	if len(missing) > 0 {
-		_, err = t.Chat(ctx, []Message{{Role: User, Content: "?", Documents: missing}}, Generation{Attention: Block, Views: 1, MaxTokens: 1, Salt: salt})
+		_, err = t.Chat(ctx, []Message{{Role: User, Content: "?", Documents: missing}}, Generation{Attention: Block, Parts: 1, MaxTokens: 1, Salt: salt})
 	}
 	return taken, err
 }

@@ -52,9 +52,9 @@ func adapterFile(t *testing.T, file *weights.File) (path string, hash [32]byte) 
 func TestAsk_Auto_FollowsTheRecordOfTheseWeights(t *testing.T) {
 	file, model := fingerprint(t)
 	path, adapter := adapterFile(t, file)
-	records, views := t.TempDir(), 0
+	records, parts := t.TempDir(), 0
 	write := func(of *[32]byte, full, block float64) {
-		r := &weights.Record{Schema: 1, Date: time.Now(), Model: model, Prompt: prompt.Format, Views: views,
+		r := &weights.Record{Schema: 1, Date: time.Now(), Model: model, Prompt: prompt.Format, Parts: parts,
 			Sets: []weights.Scores{{Dataset: "nq-test", N: 500, Passages: 10, Full: full, Block: block}}}
 		if of != nil {
 			r.Adapter = (*weights.Hash)(of)
@@ -84,11 +84,11 @@ func TestAsk_Auto_FollowsTheRecordOfTheseWeights(t *testing.T) {
 	write(&adapter, 0.30, 0.285)
 	r = answer()
 	want(t, "attention 1.5 points below", r.Attention, "block")
-	want(t, "views of a record that has no number", r.Views, 1)
+	want(t, "parts of a record that has no number", r.Parts, 1)
 	want(t, "warnings", len(warned), 0)
-	views = 2
+	parts = 2
 	write(&adapter, 0.30, 0.285)
-	want(t, "views of a record of two", answer().Views, 2)
+	want(t, "parts of a record of two", answer().Parts, 2)
 
 	write(&adapter, 0.30, 0.275)
 	want(t, "attention 2.5 points below", answer().Attention, "full")

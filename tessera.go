@@ -52,7 +52,7 @@ type Tessera struct {
 	name     string          // the model's, for receipts
 	adapter  string          // the adapter's; "": none
 	record   *weights.Record // how block attention does with these weights; nil: nobody has measured it
-	views    int             // of the passages in block attention
+	parts    int             // of the passages in block attention
 	file     *weights.File
 	model    *model.Model
 	tok      *tokenizer.Tokenizer
@@ -150,10 +150,10 @@ func (t *Tessera) adapt(o Options, model [32]byte) (fingerprint [32]byte, err er
 		}
 		candidates = append(candidates, r)
 	}
-	t.views = 1
+	t.parts = 1
 	for _, r := range candidates {
 		if r != nil && r.Of(model, of, prompt.Format) == nil {
-			t.record, t.views = r, max(r.Views, 1)
+			t.record, t.parts = r, max(r.Parts, 1)
 			break
 		}
 	}

@@ -76,7 +76,7 @@ func (e *Engine) Load() (answers, prompts int) { return e.scheduler.load() }
 type Request struct {
 	Blocks    []prompt.Block
 	Attention Attention
-	Views     int // of the passages in block attention, at most, see Views; 0: 1. With Echo one
+	Parts     int // in block attention, at most so many of the passages, each seen by itself beside all of them, see Views; 0: 1, nothing beside. With Echo none
 	Sampling  Sampling
 	Grammar   *grammar.Grammar // what the answer may be; nil: anything
 	MaxTokens int              // tokens generated at most; bounded by the model's context too
@@ -98,7 +98,7 @@ type Request struct {
 type Receipt struct {
 	Text       string
 	Finish     Finish
-	Views      int            // of the passages, as many as there were
+	Parts      int            // that the passages were seen in
 	Blocks     []BlockReceipt // as in the request; the final block was always computed
 	Prompt     int            // tokens of the prompt
 	Cached     int            // of these, found in the store
@@ -166,7 +166,7 @@ func (e *Engine) Generate(ctx context.Context, r Request) (*Receipt, error) {
 		return nil, err
 	}
 	defer p.release()
-	rec.Views = p.views.Len()
+	rec.Parts = p.views.Parts()
 	if r.MaxTokens == 0 {
 		rec.Finish, rec.TTFT = FinishLength, time.Since(start)
 		return rec, nil

@@ -223,12 +223,12 @@ func Dependent(blocks []prompt.Block, a Attention, i int) bool {
 	return i > 0 && (i == len(blocks)-1 || a == Full || blocks[i].Dependent)
 }
 
-// views is how many views a request wants.
-func (r *Request) views() int {
+// parts is in how many parts a request wants its passages seen.
+func (r *Request) parts() int {
 	if r.Echo {
 		return 1
 	}
-	return r.Views
+	return r.Parts
 }
 
 // find leases what the store has of the blocks still open and claims the rest. Where another request has a claim, wait is
@@ -369,7 +369,7 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 			total += len(seq.Tokens)
 			return true
 		}
-		p.views = NewViews(e.model, e.inputs.Type, r.Blocks, r.Attention, r.views(), seq.Past, r.MaxTokens)
+		p.views = NewViews(e.model, e.inputs.Type, r.Blocks, r.Attention, r.parts(), seq.Past, r.MaxTokens)
 		finals := p.views.Final()
 		if r.Echo && r.Token != nil {
 			p.echo(&finals[0], r)

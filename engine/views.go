@@ -10,15 +10,16 @@ import (
 	"github.com/tessera-llm/tessera/prompt"
 )
 
-// Views are a prompt as its final block sees it: once, with all passages before it, or, in block attention, several times, each with a part of
-// them. The text behind the passages, question and answer, is as likely as on average over the views, so that a token is
+// Views are a prompt as its final block sees it: once, with all passages before it, or, in block attention, besides that several times, each with a
+// part of them. With p(part) ∝ p(question | part), the answer is as likely as
 //
-//	p(token | text) = Σ p(text | view) · p(token | text, view) / Σ p(text | view),
+//	p(answer) = ½ p(answer | all) + ½ Σ p(part) p(answer | part),
 //
-// and a view has the more say the likelier the question is behind its passages. (Lewis et al., arXiv 2005.11401, weigh passages by a
-// retriever's score in this place.) A passage's keys and values serve at any place, so that only the final block is computed more than once.
+// so that a token counts, in each view, by how likely the answer so far is there. The sum over parts is RAG-Sequence's (Lewis et al., arXiv
+// 2005.11401), whose retriever is the model here: a part is the likelier to be meant the likelier the question is behind it. The other half is of
+// answers that take passages of several parts. A passage's keys and values serve at any place, so that only the final block is computed more than once.
 type Views struct {
-	list  []*view   // those that still have a say
+	list  []*view   // those that still have a say; of several, the first has all passages
 	only  bool      // there never was but one
 	final []int32   // tokens of the final block
 	mixed []float32 // [V], of the next token
@@ -29,7 +30,7 @@ type Views struct {
 type view struct {
 	past   []*model.KV // the blocks before the final one
 	final  *model.KV   // the final block, with room for the answer
-	said   float64     // log-probability of all behind the passages so far, but the final block's first token
+	said   float64     // log-probability of question (all of the final block but its first token) and answer so far
 	logits []float32   // [V], of the next token
 }
 
@@ -38,20 +39,21 @@ func (v *view) keep(_ int, logits []float32) {
 	v.logits = append(v.logits[:0], logits...)
 }
 
-// NewViews are n views of a prompt whose blocks before the final one have the keys and values past, or fewer: not more than there are passages, nor
-// so many that the final block takes more tokens than full attention would compute. room is how many tokens an answer may have.
+// NewViews are views of a prompt whose blocks before the final one have the keys and values past: of all passages and of n parts of them, or fewer:
+// not more than there are passages, nor so many that the final block takes more tokens than full attention would compute; of all alone where that leaves
+// one. room is how many tokens an answer may have.
 func NewViews(m *model.Model, t kv.Type, blocks []prompt.Block, a Attention, n int, past []*model.KV, room int) *Views {
 	v := &Views{final: blocks[len(blocks)-1].Tokens}
-	for _, some := range parts(blocks, a, n, past) {
+	for _, some := range append([][]*model.KV{past}, parts(blocks, a, n, past)...) {
 		v.list = append(v.list, &view{past: some, final: m.NewKV(t, len(v.final)+room)})
 	}
 	v.only = len(v.list) == 1
 	return v
 }
 
-// parts are the blocks before the final one of a prompt as n views have them: past whole, or neighbouring passages of it together, where they stand
-// right before the final block and see nothing of each other, and all that comes before them.
-func parts[T any](blocks []prompt.Block, a Attention, n int, past []T) [][]T {
+// parts are the blocks before the final one of a prompt as the views of n parts have them: neighbouring passages together, where they stand right before
+// the final block and see nothing of each other, and all that comes before them.
+func parts[T any](blocks []prompt.Block, a Attention, n int, past []T) (all [][]T) {
 	first := len(past)
 	for first > 1 && !Dependent(blocks, a, first-1) {
 		first--
@@ -60,10 +62,12 @@ func parts[T any](blocks []prompt.Block, a Attention, n int, past []T) [][]T {
 	for _, b := range blocks {
 		tokens += len(b.Tokens)
 	}
-	n = max(min(n, len(passages), tokens/max(len(blocks[len(blocks)-1].Tokens), 1)), 1)
-	all := make([][]T, n)
-	for i := range all {
-		all[i] = append(past[:first:first], passages[i*len(passages)/n:(i+1)*len(passages)/n]...)
+	n = min(n, len(passages), tokens/max(len(blocks[len(blocks)-1].Tokens), 1)-1)
+	if n < 2 {
+		return nil
+	}
+	for i := range n {
+		all = append(all, append(past[:first:first], passages[i*len(passages)/n:(i+1)*len(passages)/n]...))
 	}
 	return all
 }
@@ -71,15 +75,14 @@ func parts[T any](blocks []prompt.Block, a Attention, n int, past []T) [][]T {
 // Len is how many views have a say.
 func (v *Views) Len() int { return len(v.list) }
 
+// Parts is how many parts of the passages are seen by themselves before any has lost its say; 1: there are none but all of them.
+func (v *Views) Parts() int { return max(len(v.list)-1, 1) }
+
 // Final is the computation of the final block in every view.
 func (v *Views) Final() []model.Sequence {
-	from := 0
-	if v.only {
-		from = len(v.final) - 1
-	}
 	batch := make([]model.Sequence, len(v.list))
 	for i, one := range v.list {
-		batch[i] = model.Sequence{Tokens: v.final, Past: one.past, KV: one.final, LogitsFrom: from, Logits: func(at int, logits []float32) {
+		batch[i] = model.Sequence{Tokens: v.final, Past: one.past, KV: one.final, Logits: func(at int, logits []float32) {
 			if at+1 < len(v.final) {
 				one.said += v.logprob(logits, v.final[at+1])
 			} else {
@@ -87,20 +90,21 @@ func (v *Views) Final() []model.Sequence {
 			}
 		}}
 	}
+	batch[0].LogitsFrom = len(v.final) - 1 // how likely the question is behind all passages does not matter
 	return batch
 }
 
 // negligible is how much less likely than the likeliest view, as a logarithm, one is that is left out: of a hundred such ones no answer would take notice.
 const negligible = 16
 
-// Next is the computation of one more token of the answer in every view that still has a say. The logits must be there of what comes before it.
+// Next is the computation of one more token of the answer in every view that still has a say, after Logits was asked for it.
 func (v *Views) Next(token int32) []model.Sequence {
 	if !v.only {
 		for _, one := range v.list {
 			one.said += v.logprob(one.logits, token)
 		}
-		least := v.most() - negligible
-		v.list = slices.DeleteFunc(v.list, func(one *view) bool { return one.said < least })
+		most, _ := v.total()
+		v.list = slices.DeleteFunc(v.list, func(one *view) bool { return one.said < most-negligible })
 	}
 	batch := make([]model.Sequence, len(v.list))
 	for i, one := range v.list {
@@ -114,14 +118,14 @@ func (v *Views) Logits() []float32 {
 	if v.only {
 		return v.list[0].logits
 	}
-	most, total := v.most(), 0.0
-	for _, one := range v.list {
-		total += math.Exp(one.said - most)
-	}
-	if v.mixed == nil {
+	if v.mixed == nil { // before the answer
 		v.mixed = make([]float32, len(v.list[0].logits))
+		v.list[0].said = math.Inf(-1)
+		most, total := v.total()
+		v.list[0].said = most + math.Log(total) // the half that all passages have
 	}
 	clear(v.mixed)
+	most, total := v.total()
 	shifts := make([]float64, len(v.list)) // from a view's logits to log-probabilities with its weight
 	for i, one := range v.list {
 		high, sum := v.exponentials(one.logits)
@@ -145,13 +149,16 @@ func (v *Views) Logits() []float32 {
 	return v.mixed
 }
 
-// most is the log-probability of the text in the view where it is likeliest.
-func (v *Views) most() float64 {
-	most := math.Inf(-1)
+// total is Σ e^(said - most) over the views, where most is that of the likeliest.
+func (v *Views) total() (most, total float64) {
+	most = math.Inf(-1)
 	for _, one := range v.list {
 		most = max(most, one.said)
 	}
-	return most
+	for _, one := range v.list {
+		total += math.Exp(one.said - most)
+	}
+	return most, total
 }
 
 // logprob is the log-probability of a token after logits [V]. Every token of the question asks for it in every view, and kernel.LogSumExp, in float64, would take

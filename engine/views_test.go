@@ -21,17 +21,18 @@ func TestParts(t *testing.T) {
 	}{
 		{"five passages", []string{"s", "1", "2", "3", "4", "5", "q"}, Block, 2, [][]int{{0, 1, 2}, {0, 3, 4, 5}}},
 		{"each by itself", []string{"s", "1", "2", "3", "q"}, Block, 3, [][]int{{0, 1}, {0, 2}, {0, 3}}},
-		{"more views than passages", []string{"s", "1", "2", "q"}, Block, 3, [][]int{{0, 1}, {0, 2}}},
-		{"a question longer than what is before it", []string{"s", "1", "2", "3", "fives"}, Block, 3, [][]int{{0, 1, 2, 3}}},
-		{"a third", []string{"s", "12", "34", "5", "six"}, Block, 3, [][]int{{0, 1}, {0, 2}, {0, 3}}},
-		{"one asked for", []string{"s", "1", "2", "q"}, Block, 1, [][]int{{0, 1, 2}}},
-		{"none asked for", []string{"s", "1", "2", "q"}, Block, 0, [][]int{{0, 1, 2}}},
-		{"one passage", []string{"s", "1", "q"}, Block, 2, [][]int{{0, 1}}},
-		{"no passage", []string{"s", "q"}, Block, 2, [][]int{{0}}},
-		{"no system block", []string{"q"}, Block, 2, [][]int{{}}},
-		{"full", []string{"s", "1", "2", "q"}, Full, 2, [][]int{{0, 1, 2}}},
+		{"more parts than passages", []string{"s", "1", "2", "q"}, Block, 3, [][]int{{0, 1}, {0, 2}}},
+		{"a question longer than what is before it", []string{"s", "1", "2", "3", "fives"}, Block, 3, nil},
+		{"a question as long as half of it", []string{"s", "1", "2", "3", "two"}, Block, 3, nil},
+		{"a third", []string{"s", "12", "34", "5", "six"}, Block, 3, [][]int{{0, 1}, {0, 2, 3}}},
+		{"one asked for", []string{"s", "1", "2", "q"}, Block, 1, nil},
+		{"none asked for", []string{"s", "1", "2", "q"}, Block, 0, nil},
+		{"one passage", []string{"s", "1", "q"}, Block, 2, nil},
+		{"no passage", []string{"s", "q"}, Block, 2, nil},
+		{"no system block", []string{"q"}, Block, 2, nil},
+		{"full", []string{"s", "1", "2", "q"}, Full, 2, nil},
 		{"a chat, passages of its last turn", []string{"s", "1", "2", "turn", "3", "4", "q"}, Block, 2, [][]int{{0, 1, 2, 3, 4}, {0, 1, 2, 3, 5}}},
-		{"a chat whose last turn has none", []string{"s", "1", "2", "turn", "q"}, Block, 2, [][]int{{0, 1, 2, 3}}},
+		{"a chat whose last turn has none", []string{"s", "1", "2", "turn", "q"}, Block, 2, nil},
 	} {
 		places := make([]int, len(tt.texts)-1)
 		for i := range places {
@@ -52,42 +53,49 @@ func logprobability(logits []float32, i int32) float64 {
 	return float64(logits[i]) - math.Log(sum)
 }
 
-// An answer in three views is what three prompts come to by themselves, in float64: each counts by how likely question and answer so far are.
-func TestGenerate_Views_MixtureOfPrompts(t *testing.T) {
+// An answer over three parts is what four prompts come to by themselves, in float64: half of it what all passages say, half what each says, by how
+// likely the question is behind it; and in each so much as the answer so far is likely there.
+func TestGenerate_Parts_MixtureOfPrompts(t *testing.T) {
 	e := start(t, setting{})
 	q := question("sys", "apples are green", "pears", "plums are blue ones", "which?")
-	q.Views = 3
+	q.Parts = 3
 	got := e.ask(t, q)
 	mustCome(t, "cold", got.rec, "computed computed computed computed computed")
 	again := e.ask(t, q)
 	mustCome(t, "warm", again.rec, "ram ram ram ram computed")
 	mustEqual(t, "warm", again, got)
 
-	after := func(passage prompt.Block, final []int32) []float32 {
+	after := func(passages []prompt.Block, final []int32) []float32 {
 		r := q
-		r.Views, r.Blocks = 0, []prompt.Block{q.Blocks[0], passage, q.Blocks[4]}
-		r.Blocks[2].Tokens = final
+		r.Parts, r.Blocks = 0, append([]prompt.Block{q.Blocks[0]}, passages...)
+		r.Blocks = append(r.Blocks, prompt.Block{Kind: q.Blocks[4].Kind, Tokens: final})
 		return e.ask(t, r).logits
 	}
 	final := slices.Clone(q.Blocks[4].Tokens)
-	said := make([]float64, 3)
-	for i := range said {
+	seen := [][]prompt.Block{q.Blocks[1:2], q.Blocks[2:3], q.Blocks[3:4], q.Blocks[1:4]}
+	share := make([]float64, len(seen))
+	all := 0.0
+	for i := range 3 {
+		said := 0.0
 		for at := 1; at < len(final); at++ {
-			said[i] += logprobability(after(q.Blocks[i+1], final[:at]), final[at])
+			said += logprobability(after(seen[i], final[:at]), final[at])
 		}
+		share[i] = math.Exp(said)
+		all += share[i]
 	}
+	share[3] = all
 	same := true
 	for step := range q.MaxTokens {
 		mixed := make([]float32, len(got.logits))
-		logits := make([][]float32, 3)
+		logits := make([][]float32, len(seen))
 		for i := range logits {
-			logits[i] = after(q.Blocks[i+1], final)
+			logits[i] = after(seen[i], final)
 		}
 		for id := range mixed {
 			some, all := 0.0, 0.0
 			for i := range logits {
-				some += math.Exp(said[i] + logprobability(logits[i], int32(id)))
-				all += math.Exp(said[i])
+				some += share[i] * math.Exp(logprobability(logits[i], int32(id)))
+				all += share[i]
 			}
 			mixed[id] = float32(math.Log(some / all))
 			if step == 0 && math.Abs(float64(got.logits[id]-mixed[id])) > 1e-4 {
@@ -95,8 +103,8 @@ func TestGenerate_Views_MixtureOfPrompts(t *testing.T) {
 			}
 		}
 		next := argmax(mixed)
-		for i := range said {
-			said[i] += logprobability(logits[i], next)
+		for i := range share {
+			share[i] *= math.Exp(logprobability(logits[i], next))
 			same = same && argmax(logits[i]) == next
 		}
 		final = append(final, next)
@@ -111,14 +119,14 @@ func TestGenerate_Views_MixtureOfPrompts(t *testing.T) {
 
 // Logits that are too far apart for a float32's exponential are log-probabilities nevertheless, and a view that found the text impossible counts nothing.
 func TestViews_Logits_FarApart(t *testing.T) {
-	v := Views{list: []*view{{said: -1, logits: []float32{0, -200, 5}}, {said: -1, logits: []float32{0, -300, 5}}, {said: -2000, logits: []float32{90, 0, 0}}}}
+	v := Views{list: []*view{{logits: []float32{0, -300, 5}}, {said: -1, logits: []float32{0, -200, 5}}, {said: -2000, logits: []float32{90, 0, 0}}}}
 	want := []float64{-5.0067153, -205.0067153 - math.Ln2, -0.0067153}
 	for i, l := range v.Logits() {
 		if math.Abs(float64(l)-want[i]) > 1e-4 {
 			t.Errorf("token %d: %v, want %v", i, l, want[i])
 		}
 	}
-	v.list[0].logits[1] = float32(math.NaN())
+	v.list[1].logits[1] = float32(math.NaN())
 	if l := v.Logits()[2]; l == l {
 		t.Errorf("with a logit that is no number, another is %v", l)
 	}
@@ -140,16 +148,16 @@ func TestViews_Next_LeavesOutWhatHasNoSay(t *testing.T) {
 }
 
 // With Echo the final block's tokens are told of, and so is the answer, as the prompt stands.
-func TestGenerate_ViewsAndEcho_AsThePromptStands(t *testing.T) {
+func TestGenerate_PartsAndEcho_AsThePromptStands(t *testing.T) {
 	e := start(t, setting{})
-	told := func(views int) (list []string) {
+	told := func(parts int) (list []string) {
 		q := question("sys", "apples are green", "pears", "which?")
-		q.Views, q.Echo, q.Logprobs = views, true, true
+		q.Parts, q.Echo, q.Logprobs = parts, true, true
 		q.Token = func(token Token) { list = append(list, fmt.Sprint(token)) }
 		e.ask(t, q)
 		return list
 	}
 	if one, two := told(1), told(2); len(one) == 0 || !slices.Equal(one, two) {
-		t.Errorf("one view %v, two %v", one, two)
+		t.Errorf("one part %v, two %v", one, two)
 	}
 }

@@ -24,7 +24,7 @@ func NewRecord(results []*Result, date time.Time) (*weights.Record, error) {
 		if full == nil {
 			return nil, fmt.Errorf("%s: no result in full mode over the same questions to hold block mode against", block.Dataset)
 		}
-		record.Model, record.Adapter, record.Prompt, record.Views = block.Fingerprint, block.AdapterHash, block.Prompt, block.Views
+		record.Model, record.Adapter, record.Prompt, record.Parts = block.Fingerprint, block.AdapterHash, block.Prompt, block.Parts
 		record.Sets = append(record.Sets, weights.Scores{Dataset: block.Dataset, N: block.N, Passages: block.Passages,
 			Full: full.Accuracy, FullInterval: full.Interval, Block: block.Accuracy, BlockInterval: block.Interval})
 	}

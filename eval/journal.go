@@ -29,7 +29,7 @@ type runKey struct {
 	Dataset   string        `json:"dataset"`
 	Data      weights.Hash  `json:"data_sha256"`
 	Attention string        `json:"attention"`
-	Views     int           `json:"views,omitempty"` // of the passages, where there are several
+	Parts     int           `json:"parts,omitempty"` // of the passages, where there are several
 	Reencoded bool          `json:"reencoded"`
 	Shuffle   *uint64       `json:"shuffle"`
 	Passages  int           `json:"passages"`

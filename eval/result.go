@@ -28,7 +28,7 @@ type Result struct {
 	Data    weights.Hash `json:"data_sha256"`
 
 	Attention engine.Attention `json:"attention"`
-	Views     int              `json:"views,omitempty"` // of the passages, where there are several
+	Parts     int              `json:"parts,omitempty"` // of the passages, where there are several
 	Reencoded bool             `json:"reencoded"`       // false: the ablation
 	Shuffle   *uint64          `json:"shuffle"`
 	Passages  int              `json:"passages"`
@@ -53,7 +53,7 @@ type Result struct {
 
 // newResult grades the answers to questions, one each.
 func newResult(d *Dataset, s Setting, w Weights, kernel string, questions []Question, answers map[string]Answer) *Result {
-	r := &Result{Schema: 1, Dataset: d.Name, Data: d.SHA256, Attention: s.Attention, Views: several(s.Views), Reencoded: !s.Unmoved, Shuffle: s.Shuffle,
+	r := &Result{Schema: 1, Dataset: d.Name, Data: d.SHA256, Attention: s.Attention, Parts: several(s.Parts), Reencoded: !s.Unmoved, Shuffle: s.Shuffle,
 		Passages: s.Passages, MaxTokens: s.MaxTokens, Prompt: prompt.Format, Kernel: kernel, Weights: w, N: len(questions)}
 	var outcomes strings.Builder
 	for i := range questions {
@@ -98,8 +98,8 @@ func (r *Result) weights() string {
 
 func (r *Result) mode() string {
 	mode := string(r.Attention)
-	if r.Views > 0 {
-		mode += fmt.Sprintf(", %d views", r.Views)
+	if r.Parts > 0 {
+		mode += fmt.Sprintf(", %d parts", r.Parts)
 	}
 	if !r.Reencoded {
 		mode += ", keys not re-encoded"
@@ -110,12 +110,12 @@ func (r *Result) mode() string {
 	return mode
 }
 
-// several is how many views a result tells of: one needs no words.
-func several(views int) int {
-	if views < 2 {
+// several is how many parts a result tells of: one needs no words.
+func several(parts int) int {
+	if parts < 2 {
 		return 0
 	}
-	return views
+	return parts
 }
 
 // outcomes are 1 for each question that was answered right, and 0.

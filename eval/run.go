@@ -21,7 +21,7 @@ import (
 // A Setting is how the questions of a run are put and answered: with the prompts of inference, greedily.
 type Setting struct {
 	Attention engine.Attention
-	Views     int     // of the passages in block attention, see engine.Views; 0: 1
+	Parts     int     // of the passages that block attention sees each by itself, see engine.Views; 0: 1
 	Unmoved   bool    // block attention's ablation: keys of passages stay at their local positions, not re-encoded
 	Shuffle   *uint64 // seed of another order of each question's passages; nil: as they come
 	Passages  int     // at most so many a question, see Choose
@@ -118,7 +118,7 @@ func (r *Runner) Evaluate(ctx context.Context, d *Dataset, runs []Run, dir strin
 }
 
 func (r *Runner) key(d *Dataset, run *Run) runKey {
-	return runKey{Dataset: d.Name, Data: d.SHA256, Attention: string(run.Attention), Views: several(run.Views), Reencoded: !run.Unmoved, Shuffle: run.Shuffle, Passages: run.Passages,
+	return runKey{Dataset: d.Name, Data: d.SHA256, Attention: string(run.Attention), Parts: several(run.Parts), Reencoded: !run.Unmoved, Shuffle: run.Shuffle, Passages: run.Passages,
 		MaxTokens: run.MaxTokens, Prompt: prompt.Format, KV: r.Type.String(), Kernel: kernel.Path(), Model: run.Weights.Fingerprint, Adapter: run.Weights.AdapterHash}
 }
 
@@ -361,7 +361,7 @@ func (r *Runner) prefill(ctx context.Context, s *Run, batch []*asked, progress f
 			a.past = append(a.past, block)
 		}
 		tokens := a.blocks[len(a.ids)].Tokens
-		a.views = engine.NewViews(s.Model, r.Type, a.blocks, s.Attention, s.Views, a.past, a.most)
+		a.views = engine.NewViews(s.Model, r.Type, a.blocks, s.Attention, s.Parts, a.past, a.most)
 		for _, seq := range a.views.Final() {
 			seq.Unmoved = s.Unmoved
 			finals = append(finals, seq)

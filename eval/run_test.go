@@ -23,7 +23,7 @@ import (
 var (
 	full     = Setting{Attention: engine.Full, Passages: 10, MaxTokens: 12}
 	block    = Setting{Attention: engine.Block, Passages: 10, MaxTokens: 12}
-	twoViews = Setting{Attention: engine.Block, Views: 2, Passages: 10, MaxTokens: 12}
+	twoParts = Setting{Attention: engine.Block, Parts: 2, Passages: 10, MaxTokens: 12}
 )
 
 // A runner is one over the tiny model.
@@ -119,7 +119,7 @@ func TestRun_Batched_GivesTheEnginesAnswers(t *testing.T) {
 	for _, c := range []struct {
 		Setting
 		adapter *weights.Adapter
-	}{{full, nil}, {block, nil}, {block, linked}, {twoViews, nil}} {
+	}{{full, nil}, {block, nil}, {block, linked}, {twoParts, nil}} {
 		s, r := c.Setting, newRunner(t, 1<<20)
 		if c.adapter != nil {
 			var err error
@@ -147,7 +147,7 @@ func TestRun_Batched_GivesTheEnginesAnswers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			rec, err := e.Generate(t.Context(), engine.Request{Blocks: blocks, Attention: s.Attention, Views: s.Views, MaxTokens: s.MaxTokens})
+			rec, err := e.Generate(t.Context(), engine.Request{Blocks: blocks, Attention: s.Attention, Parts: s.Parts, MaxTokens: s.MaxTokens})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -51,7 +51,7 @@ type streamOptions struct {
 // An extension is what Tessera takes beyond OpenAI's API.
 type extension struct {
 	Attention  tessera.Attention `json:"attention"`
-	Views      int               `json:"views"`      // of the passages in block attention; 0: as the model was evaluated
+	Parts      int               `json:"parts"`      // of the passages in block attention; 0: as the model was evaluated
 	Collection string            `json:"collection"` // documents of the last question are the best of it
 	Passages   int               `json:"passages"`   // as many; 0: ten
 	Split      *bool             `json:"split"`      // documents that are marked within a message become blocks; true unless said
@@ -139,9 +139,9 @@ func (q *generationRequest) generation(k *Key) (g tessera.Generation, choices in
 		default:
 			return g, 0, invalid("tessera.attention", "found %q, expected auto, block or full", g.Attention)
 		}
-		g.Views = q.Tessera.Views
-		if err := g.Attention.CheckViews(g.Views); err != nil {
-			return g, 0, invalid("tessera.views", "%v", err)
+		g.Parts = q.Tessera.Parts
+		if err := g.Attention.CheckParts(g.Parts); err != nil {
+			return g, 0, invalid("tessera.parts", "%v", err)
 		}
 	}
 	return g, choices, g.Validate()

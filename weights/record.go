@@ -17,7 +17,7 @@ type Record struct {
 	Model   Hash      `json:"model_fingerprint"`
 	Adapter *Hash     `json:"adapter_fingerprint"` // null: none
 	Prompt  string    `json:"prompt_format"`
-	Views   int       `json:"views,omitempty"` // of the passages in block mode, see engine.Views; 0: one
+	Parts   int       `json:"parts,omitempty"` // of the passages in block mode, see engine.Views; 0: one
 	Sets    []Scores  `json:"sets"`
 }
 
@@ -101,8 +101,8 @@ func (r *Record) check() *Error {
 		return &Error{Field: "prompt_format", Detail: "is missing"}
 	case r.Model == Hash{}:
 		return &Error{Field: "model_fingerprint", Detail: "is missing"}
-	case r.Views < 0:
-		return &Error{Field: "views", Detail: fmt.Sprintf("found %d, expected at least 1", r.Views)}
+	case r.Parts < 0:
+		return &Error{Field: "parts", Detail: fmt.Sprintf("found %d, expected at least 1", r.Parts)}
 	case len(r.Sets) == 0:
 		return &Error{Field: "sets", Detail: "found none, expected at least one"}
 	}

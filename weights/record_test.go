@@ -94,7 +94,7 @@ func TestReadRecord_WhatIsWrong_IsNamed(t *testing.T) {
 		{whole, "{", "not an evaluation record"},
 		{whole, "", "not an evaluation record"},
 		{`"schema":1`, `"schema":2`, "schema: found 2, expected 1"},
-		{`"schema":1`, `"schema":1,"views":-3`, "views: found -3, expected at least 1"},
+		{`"schema":1`, `"schema":1,"parts":-3`, "parts: found -3, expected at least 1"},
 		{`ab"`, `a"`, "found 63 digits of a hash, expected 64"},
 		{`abab`, `xyxy`, "record: not an evaluation record"},
 		{`"p/1"`, `""`, "prompt_format: is missing"},

@@ -33,7 +33,7 @@ type evalFlags struct {
 	adapters  []string
 	data      []string
 	attention []string
-	views     []int
+	parts     []int
 	unmoved   bool
 	shuffle   uint64
 	passages  int
@@ -65,8 +65,8 @@ With --out, answers are kept as they come: the same command goes on where it was
 	cmd.Flags().StringArrayVar(&f.adapters, "adapter", []string{""}, "adapter of the model, a file or none; several times for several; without this flag the one that ships for the model")
 	cmd.Flags().StringArrayVar(&f.data, "data", nil, "file of questions; several times for several")
 	cmd.Flags().StringSliceVar(&f.attention, "attention", []string{string(engine.Full)}, "full, block, or full,block for both")
-	cmd.Flags().IntSliceVar(&f.views, "views", []int{1}, "block attention sees the passages in so many parts, each by itself; several numbers for several runs; with --gate the record says so, and ask and serve follow it")
-	cmd.Flags().BoolVar(&f.unmoved, "no-reencode", false, "block attention without position re-encoding, too, in one view: the paper's ablation")
+	cmd.Flags().IntSliceVar(&f.parts, "parts", []int{1}, "block attention sees the passages in so many parts, too, each by itself; several numbers for several runs; with --gate the record says so, and ask and serve follow it")
+	cmd.Flags().BoolVar(&f.unmoved, "no-reencode", false, "block attention without position re-encoding, too, in one part: the paper's ablation")
 	cmd.Flags().Uint64Var(&f.shuffle, "shuffle", 0, "put each question's passages in another order, by this seed")
 	cmd.Flags().IntVarP(&f.passages, "passages", "k", 10, "passages a question at most; of more, those that support an answer are kept")
 	cmd.Flags().IntVar(&f.maxTokens, "max-tokens", 64, "tokens of an answer at most")
@@ -99,8 +99,8 @@ func (f *evalFlags) settings(shuffled bool) (settings []eval.Setting, err error)
 		return nil, errors.New("--no-reencode: is of block attention; want --attention block")
 	case f.gate && (f.unmoved || shuffled || len(f.adapters) > 1):
 		return nil, errors.New("--gate: judges what 'ask' does; want it with one --adapter, and without --no-reencode and --shuffle")
-	case f.gate && len(f.views) > 1:
-		return nil, fmt.Errorf("--gate --views %d: want one number: a record is of what 'ask' is to do", f.views)
+	case f.gate && len(f.parts) > 1:
+		return nil, fmt.Errorf("--gate --parts %d: want one number: a record is of what 'ask' is to do", f.parts)
 	case f.passages < 1:
 		return nil, fmt.Errorf("--passages %d: want at least 1", f.passages)
 	case f.maxTokens < 1:
@@ -108,9 +108,9 @@ func (f *evalFlags) settings(shuffled bool) (settings []eval.Setting, err error)
 	case f.limit < 0:
 		return nil, fmt.Errorf("--limit %d: want at least 0", f.limit)
 	}
-	for i, n := range f.views {
-		if n < 1 || slices.Contains(f.views[:i], n) {
-			return nil, fmt.Errorf("--views %d: want numbers of at least 1, each once", f.views)
+	for i, n := range f.parts {
+		if n < 1 || slices.Contains(f.parts[:i], n) {
+			return nil, fmt.Errorf("--parts %d: want numbers of at least 1, each once", f.parts)
 		}
 	}
 	for i, a := range f.attention {
@@ -125,11 +125,11 @@ func (f *evalFlags) settings(shuffled bool) (settings []eval.Setting, err error)
 			settings = append(settings, s)
 			continue
 		}
-		for _, s.Views = range f.views {
+		for _, s.Parts = range f.parts {
 			settings = append(settings, s)
 		}
 		if f.unmoved {
-			s.Views, s.Unmoved = 1, true
+			s.Parts, s.Unmoved = 1, true
 			settings = append(settings, s)
 		}
 	}
