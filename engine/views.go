@@ -32,6 +32,7 @@ type view struct {
 	final  *model.KV   // the final block, with room for the answer
 	said   float64     // log-probability of question (all of the final block but its first token) and answer so far
 	logits []float32   // [V], of the next token
+	norm   float64     // logarithm of the sum of their exponentials, once Logits was asked
 }
 
 // keep is a model.Sequence.Logits that remembers the last ones.
@@ -83,8 +84,9 @@ func (v *Views) Final() []model.Sequence {
 	batch := make([]model.Sequence, len(v.list))
 	for i, one := range v.list {
 		batch[i] = model.Sequence{Tokens: v.final, Past: one.past, KV: one.final, Logits: func(at int, logits []float32) {
-			if at+1 < len(v.final) {
-				one.said += v.logprob(logits, v.final[at+1])
+			if at+1 < len(v.final) { // kernel.LogSumExp, in float64, would take twelve times as long
+				high, sum := v.exponentials(logits)
+				one.said += float64(logits[v.final[at+1]]) - high - math.Log(sum)
 			} else {
 				one.keep(at, logits)
 			}
@@ -101,7 +103,7 @@ const negligible = 16
 func (v *Views) Next(token int32) []model.Sequence {
 	if !v.only {
 		for _, one := range v.list {
-			one.said += v.logprob(one.logits, token)
+			one.said += float64(one.logits[token]) - one.norm
 		}
 		most, _ := v.total()
 		v.list = slices.DeleteFunc(v.list, func(one *view) bool { return one.said < most-negligible })
@@ -129,8 +131,10 @@ func (v *Views) Logits() []float32 {
 	shifts := make([]float64, len(v.list)) // from a view's logits to log-probabilities with its weight
 	for i, one := range v.list {
 		high, sum := v.exponentials(one.logits)
-		share := math.Exp(one.said-most) / total / sum
-		shifts[i] = math.Log(share) - high
+		one.norm = high + math.Log(sum)
+		share := math.Exp(one.said-most) / total
+		shifts[i] = math.Log(share) - one.norm
+		share /= sum
 		for at, e := range v.some {
 			v.mixed[at] += float32(share) * e
 		}
@@ -159,13 +163,6 @@ func (v *Views) total() (most, total float64) {
 		total += math.Exp(one.said - most)
 	}
 	return most, total
-}
-
-// logprob is the log-probability of a token after logits [V]. Every token of the question asks for it in every view, and kernel.LogSumExp, in float64, would take
-// twelve times as long.
-func (v *Views) logprob(logits []float32, token int32) float64 {
-	high, sum := v.exponentials(logits)
-	return float64(logits[token]) - high - math.Log(sum)
 }
 
 // exponentials fills v.some with e^(logits - high) and tells their sum.
