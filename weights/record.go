@@ -35,13 +35,19 @@ type Scores struct {
 // Margin is how many points of accuracy block mode may lie below full mode, where nothing else was set.
 const Margin = 2.0
 
-// Gap is how many points full mode is above block mode, averaged over the sets.
+// Gap is how many points full mode is above block mode.
 func (r *Record) Gap() float64 {
-	sum := 0.0
+	full, block := r.Accuracy()
+	return full - block
+}
+
+// Accuracy is how many answers of a hundred are right in each mode, averaged over the sets.
+func (r *Record) Accuracy() (full, block float64) {
 	for _, s := range r.Sets {
-		sum += 100 * (s.Full - s.Block)
+		full, block = full+s.Full, block+s.Block
 	}
-	return sum / float64(len(r.Sets))
+	n := float64(len(r.Sets)) / 100
+	return full / n, block / n
 }
 
 // Passes is the quality gate: block mode is at most margin points below full mode of the same weights.

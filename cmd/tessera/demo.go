@@ -279,13 +279,13 @@ func measured(r *weights.Record) string {
 	if r == nil {
 		return "How often block attention is right with these weights nobody has measured yet: 'tessera eval --gate' does."
 	}
-	n, full, block, parts := 0, 0.0, 0.0, ""
+	full, block := r.Accuracy()
+	n, parts := 0, ""
 	for _, s := range r.Sets {
 		n += s.N
-		full, block = full+100*s.Full/float64(len(r.Sets)), block+100*s.Block/float64(len(r.Sets))
 	}
 	if r.Parts > 1 {
-		parts = fmt.Sprintf(" in %d parts", r.Parts)
+		parts = fmt.Sprintf(" over all passages and %d parts of them", r.Parts)
 	}
 	return fmt.Sprintf("Of %d questions of benchmarks, full attention is right for %.1f %%, block attention%s for %.1f %%: docs/training.md.", n, full, parts, block)
 }

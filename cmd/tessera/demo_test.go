@@ -105,7 +105,7 @@ func TestMeasured_SaysWhatTheRecordSays(t *testing.T) {
 		{&weights.Record{Sets: []weights.Scores{{N: 40, Full: 0.5, Block: 0.25}, {N: 10, Full: 0.1, Block: 0.2}}},
 			"Of 50 questions of benchmarks, full attention is right for 30.0 %, block attention for 22.5 %: docs/training.md."},
 		{&weights.Record{Parts: 10, Sets: []weights.Scores{{N: 40, Full: 0.5, Block: 0.5}}},
-			"Of 40 questions of benchmarks, full attention is right for 50.0 %, block attention in 10 parts for 50.0 %: docs/training.md."},
+			"Of 40 questions of benchmarks, full attention is right for 50.0 %, block attention over all passages and 10 parts of them for 50.0 %: docs/training.md."},
 	} {
 		if got := measured(c.record); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)
