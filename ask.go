@@ -38,7 +38,7 @@ type Question struct {
 	Passages  int               // how many passages the prompt holds at most, the best by BM25; 0: DefaultPassages
 	System    string            // system message; "": prompt.DefaultSystem
 	Attention Attention         // "": Auto
-	Parts     int               // of the passages that are seen each by itself, beside all (docs/training.md, "Parts of the passages"), with Block; 0: as the evaluation record has it, or 1
+	Parts     int               // of the passages that are seen each by itself, beside all (docs/training.md, "Parts of the passages"), with Block; 0: 1, nothing beside. Auto has those of the evaluation record
 	MaxTokens int               // 0: DefaultMaxTokens
 	engine.Sampling
 
@@ -81,17 +81,14 @@ func (t *Tessera) attention(a Attention, parts int) (engine.Attention, int, erro
 	if err := a.CheckParts(parts); err != nil {
 		return "", 0, err
 	}
-	if parts == 0 {
-		parts = t.parts
-	}
 	switch a {
 	case Block:
-		return engine.Block, parts, nil
+		return engine.Block, max(parts, 1), nil
 	case Full:
 		return engine.Full, 1, nil
 	case Auto, "":
 		if t.AutoIsBlock() {
-			return engine.Block, parts, nil
+			return engine.Block, t.parts, nil
 		}
 		t.warnFull.Do(func() {
 			e := &UntunedError{Model: t.name, Adapter: t.adapter}

@@ -89,6 +89,9 @@ func TestAsk_Auto_FollowsTheRecordOfTheseWeights(t *testing.T) {
 	parts = 2
 	write(&adapter, 0.30, 0.285)
 	want(t, "parts of a record of two", answer().Parts, 2)
+	x, end := open(t, o)
+	defer end()
+	want(t, "parts of who asks for block attention by name", ask(t, x, riverQuestion()).Parts, 1)
 
 	write(&adapter, 0.30, 0.275)
 	want(t, "attention 2.5 points below", answer().Attention, "full")

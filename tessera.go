@@ -52,7 +52,7 @@ type Tessera struct {
 	name     string          // the model's, for receipts
 	adapter  string          // the adapter's; "": none
 	record   *weights.Record // how block attention does with these weights; nil: nobody has measured it
-	parts    int             // of the passages in block attention
+	parts    int             // that the passages are seen in where Auto is block attention
 	file     *weights.File
 	model    *model.Model
 	tok      *tokenizer.Tokenizer

@@ -51,7 +51,7 @@ type streamOptions struct {
 // An extension is what Tessera takes beyond OpenAI's API.
 type extension struct {
 	Attention  tessera.Attention `json:"attention"`
-	Parts      int               `json:"parts"`      // of the passages in block attention; 0: as the model was evaluated
+	Parts      int               `json:"parts"`      // that the passages are seen in, with block; 0: 1
 	Collection string            `json:"collection"` // documents of the last question are the best of it
 	Passages   int               `json:"passages"`   // as many; 0: ten
 	Split      *bool             `json:"split"`      // documents that are marked within a message become blocks; true unless said

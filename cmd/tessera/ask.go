@@ -45,7 +45,7 @@ QUESTION - is read from standard input.`,
 	f.StringVarP(&from, "collection", "c", "", "a collection that 'tessera ingest' made, whose best passages are the documents")
 	f.IntVarP(&q.Passages, "passages", "k", tessera.DefaultPassages, "passages in the prompt at most")
 	f.StringVar(&attention, "attention", string(tessera.Auto), "auto, block or full; auto is block where the model was evaluated for it, else full")
-	f.IntVar(&q.Parts, "parts", 0, "with --attention block: see the passages in so many parts, too, each by itself, and give half of the say to those that make the question likely (default: as the model was evaluated, else 1)")
+	f.IntVar(&q.Parts, "parts", 0, "with --attention block: see the passages in so many parts, too, each by itself, and give half of the say to those that make the question likely (default 1: together alone, which is quickest; auto does as the model was evaluated)")
 	f.StringVar(&q.System, "system", "", "system message (default: to answer in a few words, using the documents)")
 	f.IntVar(&q.MaxTokens, "max-tokens", tessera.DefaultMaxTokens, "tokens of the answer at most")
 	f.Float32Var(&q.Temperature, "temperature", 0, "0 takes the likeliest token always; higher draws more freely")

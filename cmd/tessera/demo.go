@@ -48,8 +48,8 @@ func demoCommand() *cobra.Command {
 		Use:   "demo",
 		Short: "Fetch the default model and see Block-Attention at work",
 		Long: `Fetch the default model if it is not here, and answer ten questions over bundled passages: with full attention, with
-block attention from an empty store, again with warm blocks, and after a restart in a new process. It ends with a table of
-the time to the first token. The store is a temporary one; yours is not touched.`,
+block attention from an empty store, again with warm blocks, as 'ask' answers where nothing else is said, and after a
+restart in a new process. It ends with a table of the time to the first token. The store is a temporary one; yours is not touched.`,
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
@@ -66,11 +66,11 @@ the time to the first token. The store is a temporary one; yours is not touched.
 		}
 		d := &demo{cmd: cmd, path: path, questions: questions}
 		if restart != "" {
-			run, err := d.block("after a restart", restart, 1)
+			runs, err := d.ask(restart, afterRestart)
 			if err != nil {
 				return err
 			}
-			return printJSON(cmd.OutOrStdout(), run[0])
+			return printJSON(cmd.OutOrStdout(), runs[0])
 		}
 		runs, err := d.runs()
 		if err != nil {
@@ -149,49 +149,43 @@ type demoRun struct {
 	Receipts []*tessera.Receipt `json:"receipts"`
 }
 
-// demoRuns is how often each question is asked.
-const demoRuns = 4
+// A demoMode is how all questions are asked in one run.
+type demoMode struct {
+	name      string
+	attention tessera.Attention
+}
 
-// runs asks everything: full attention, block attention cold and warm in one process, and block attention in a new one.
+var (
+	fullAttention = demoMode{"full attention", tessera.Full}
+	cold          = demoMode{"block, cold", tessera.Block}
+	warm          = demoMode{"block, warm", tessera.Block}
+	usual         = demoMode{"as 'ask' does, warm", tessera.Auto}
+	afterRestart  = demoMode{"block, after a restart", tessera.Block}
+)
+
+// demoRuns is how often each question is asked.
+const demoRuns = 5
+
+// runs asks everything: full attention, block attention cold and warm and as evaluated in one process, and block attention in a new one.
 func (d *demo) runs() ([]demoRun, error) {
 	store, err := os.MkdirTemp("", "tessera-demo-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(store)
-	full, err := d.full()
+	full, err := d.ask("", fullAttention)
 	if err != nil {
 		return nil, err
 	}
-	block, err := d.block("block, cold", store, 2)
+	block, err := d.ask(store, cold, warm, usual)
 	if err != nil {
 		return nil, err
 	}
-	block[1].Name = "block, warm"
 	again, err := d.again(store)
 	if err != nil {
 		return nil, err
 	}
-	return append(append([]demoRun{full}, block...), again), nil
-}
-
-func (d *demo) full() (demoRun, error) {
-	runs, err := d.ask(tessera.Full, "", 1)
-	if err != nil {
-		return demoRun{}, err
-	}
-	runs[0].Name = "full attention"
-	return runs[0], nil
-}
-
-// block asks in block mode over the store, times times in one process; name is the first run's.
-func (d *demo) block(name, store string, times int) ([]demoRun, error) {
-	runs, err := d.ask(tessera.Block, store, times)
-	if err != nil {
-		return nil, err
-	}
-	runs[0].Name = name
-	return runs, nil
+	return append(append(full, block...), again), nil
 }
 
 // again asks in block mode in a process of its own: a restart.
@@ -210,18 +204,18 @@ func (d *demo) again(store string) (run demoRun, err error) {
 	return run, json.Unmarshal(out, &run)
 }
 
-// ask asks all questions times times of one model over one store.
-func (d *demo) ask(attention tessera.Attention, store string, times int) (runs []demoRun, err error) {
+// ask asks all questions in each mode of one model over one store.
+func (d *demo) ask(store string, modes ...demoMode) (runs []demoRun, err error) {
 	t, err := openAt(d.cmd, d.path, "", store, limits{})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, t.Close()) }()
 	d.record = t.Record()
-	for range times {
-		var run demoRun
+	for _, mode := range modes {
+		run := demoRun{Name: mode.name}
 		for _, q := range d.questions {
-			r, err := d.one(d.cmd.Context(), t, attention, q)
+			r, err := d.one(d.cmd.Context(), t, mode.attention, q)
 			if err != nil {
 				return nil, err
 			}
@@ -246,9 +240,10 @@ func (d *demo) one(ctx context.Context, t *tessera.Tessera, attention tessera.At
 
 // print shows each question with its answers and the table.
 func (d *demo) print(w io.Writer, runs []demoRun) error {
-	full, cold := runs[0], runs[1]
+	full, cold, usual := runs[0], runs[1], runs[3]
 	for i, q := range d.questions {
-		fmt.Fprintf(w, "%s\n  full   %s\n  block  %s\n", q.Question, oneLine(full.Receipts[i].Answer), oneLine(cold.Receipts[i].Answer))
+		fmt.Fprintf(w, "%s\n  full   %s\n  block  %s\n  ask    %s\n", q.Question,
+			oneLine(full.Receipts[i].Answer), oneLine(cold.Receipts[i].Answer), oneLine(usual.Receipts[i].Answer))
 	}
 	fmt.Fprintln(w)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -266,7 +261,7 @@ func (d *demo) print(w io.Writer, runs []demoRun) error {
 	}
 	same := 0
 	for i := range d.questions {
-		if cold.Receipts[i].Answer == runs[2].Receipts[i].Answer && cold.Receipts[i].Answer == runs[3].Receipts[i].Answer {
+		if cold.Receipts[i].Answer == runs[2].Receipts[i].Answer && cold.Receipts[i].Answer == runs[4].Receipts[i].Answer {
 			same++
 		}
 	}

@@ -57,29 +57,27 @@ func TestDemo_OneQuestion_PrintsItsTable(t *testing.T) {
 	cmd.SetErr(&errs)
 	d := &demo{cmd: cmd, path: path, questions: []demoQuestion{q}}
 	store := newStoreDir(t)
-	full, err := d.full()
+	runs, err := d.ask("", fullAttention)
 	if err != nil {
 		t.Fatal(err)
 	}
-	block, err := d.block("block, cold", store, 2)
-	if err != nil {
-		t.Fatal(err)
+	for _, modes := range [][]demoMode{{cold, warm, usual}, {afterRestart}} {
+		block, err := d.ask(store, modes...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		runs = append(runs, block...)
 	}
-	again, err := d.block("after a restart", store, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	runs := []demoRun{full, block[0], block[1], again[0]}
 	if err := d.print(&out, runs); err != nil {
 		t.Fatal(err)
 	}
-	for i, want := range []string{"full computed", "block computed", "block ram", "block disk"} {
+	for i, want := range []string{"full computed", "block computed", "block ram", "block ram", "block disk"} {
 		r := runs[i].Receipts[0]
 		if got := r.Attention + " " + r.Blocks[1].Source; got != want {
 			t.Errorf("run %d (%s): %s, want %s", i, runs[i].Name, got, want)
 		}
 	}
-	for _, want := range []string{q.Question, "TTFT, median", "block, cold ", "after a restart ", "1 of 1 answers of block attention are the same"} {
+	for _, want := range []string{q.Question, "TTFT, median", "block, cold ", "as 'ask' does, warm ", "block, after a restart ", "1 of 1 answers of block attention are the same"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("printed %s\nwhich lacks %q", out.String(), want)
 		}
@@ -91,8 +89,11 @@ func TestDemo_OneQuestion_PrintsItsTable(t *testing.T) {
 	for _, run := range runs {
 		flops = append(flops, sum(run, func(r *tessera.Receipt) float64 { return r.FLOPs.Total }))
 	}
-	if !(flops[1] > 5*flops[2] && flops[2] == flops[3]) {
-		t.Errorf("operations to the first token are %v in the four runs; warm ones must be few", flops)
+	if !(flops[1] > 5*flops[2] && flops[2] == flops[4] && flops[2] < flops[3] && flops[3] < flops[0]) {
+		t.Errorf("operations to the first token are %v in the five runs; warm ones must be few", flops)
+	}
+	if parts := runs[3].Receipts[0].Parts; parts != 3 {
+		t.Errorf("as 'ask' does: %d parts of three passages, want 3, as the adapter's record says", parts)
 	}
 }
 

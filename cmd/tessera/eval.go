@@ -65,7 +65,7 @@ With --out, answers are kept as they come: the same command goes on where it was
 	cmd.Flags().StringArrayVar(&f.adapters, "adapter", []string{""}, "adapter of the model, a file or none; several times for several; without this flag the one that ships for the model")
 	cmd.Flags().StringArrayVar(&f.data, "data", nil, "file of questions; several times for several")
 	cmd.Flags().StringSliceVar(&f.attention, "attention", []string{string(engine.Full)}, "full, block, or full,block for both")
-	cmd.Flags().IntSliceVar(&f.parts, "parts", []int{1}, "block attention sees the passages in so many parts, too, each by itself; several numbers for several runs; with --gate the record says so, and ask and serve follow it")
+	cmd.Flags().IntSliceVar(&f.parts, "parts", []int{1}, "block attention sees the passages in so many parts, too, each by itself; several numbers for several runs; with --gate the record says so, and auto follows it")
 	cmd.Flags().BoolVar(&f.unmoved, "no-reencode", false, "block attention without position re-encoding, too, in one part: the paper's ablation")
 	cmd.Flags().Uint64Var(&f.shuffle, "shuffle", 0, "put each question's passages in another order, by this seed")
 	cmd.Flags().IntVarP(&f.passages, "passages", "k", 10, "passages a question at most; of more, those that support an answer are kept")
@@ -100,7 +100,7 @@ func (f *evalFlags) settings(shuffled bool) (settings []eval.Setting, err error)
 	case f.gate && (f.unmoved || shuffled || len(f.adapters) > 1):
 		return nil, errors.New("--gate: judges what 'ask' does; want it with one --adapter, and without --no-reencode and --shuffle")
 	case f.gate && len(f.parts) > 1:
-		return nil, fmt.Errorf("--gate --parts %d: want one number: a record is of what 'ask' is to do", f.parts)
+		return nil, fmt.Errorf("--gate --parts %d: want one number: a record is of what auto is to do", f.parts)
 	case f.passages < 1:
 		return nil, fmt.Errorf("--passages %d: want at least 1", f.passages)
 	case f.maxTokens < 1:
