@@ -83,12 +83,12 @@ func (t *Tessera) attention(a Attention, parts int) (engine.Attention, int, erro
 	}
 	switch a {
 	case Block:
-		return engine.Block, max(parts, 1), nil
+		return engine.Block, parts, nil
 	case Full:
 		return engine.Full, 1, nil
 	case Auto, "":
 		if t.AutoIsBlock() {
-			return engine.Block, t.parts, nil
+			return engine.Block, t.record.Parts, nil
 		}
 		t.warnFull.Do(func() {
 			e := &UntunedError{Model: t.name, Adapter: t.adapter}

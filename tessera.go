@@ -52,7 +52,6 @@ type Tessera struct {
 	name     string          // the model's, for receipts
 	adapter  string          // the adapter's; "": none
 	record   *weights.Record // how block attention does with these weights; nil: nobody has measured it
-	parts    int             // that the passages are seen in where Auto is block attention
 	file     *weights.File
 	model    *model.Model
 	tok      *tokenizer.Tokenizer
@@ -150,10 +149,9 @@ func (t *Tessera) adapt(o Options, model [32]byte) (fingerprint [32]byte, err er
 		}
 		candidates = append(candidates, r)
 	}
-	t.parts = 1
 	for _, r := range candidates {
 		if r != nil && r.Of(model, of, prompt.Format) == nil {
-			t.record, t.parts = r, max(r.Parts, 1)
+			t.record = r
 			break
 		}
 	}

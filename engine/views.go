@@ -105,7 +105,7 @@ func (v *Views) Next(token int32) []model.Sequence {
 		for _, one := range v.list {
 			one.said += float64(one.logits[token]) - one.norm
 		}
-		most, _ := v.total()
+		most, _ := total(v.list)
 		v.list = slices.DeleteFunc(v.list, func(one *view) bool { return one.said < most-negligible })
 	}
 	batch := make([]model.Sequence, len(v.list))
@@ -122,19 +122,18 @@ func (v *Views) Logits() []float32 {
 	}
 	if v.mixed == nil { // before the answer
 		v.mixed = make([]float32, len(v.list[0].logits))
-		v.list[0].said = math.Inf(-1)
-		most, total := v.total()
-		v.list[0].said = most + math.Log(total) // the half that all passages have
+		most, sum := total(v.list[1:])
+		v.list[0].said = most + math.Log(sum) // the half that all passages have
 	}
 	clear(v.mixed)
-	most, total := v.total()
+	most, sum := total(v.list)
 	shifts := make([]float64, len(v.list)) // from a view's logits to log-probabilities with its weight
 	for i, one := range v.list {
-		high, sum := v.exponentials(one.logits)
-		one.norm = high + math.Log(sum)
-		share := math.Exp(one.said-most) / total
+		high, all := v.exponentials(one.logits)
+		one.norm = high + math.Log(all)
+		share := math.Exp(one.said-most) / sum
 		shifts[i] = math.Log(share) - one.norm
-		share /= sum
+		share /= all
 		for at, e := range v.some {
 			v.mixed[at] += float32(share) * e
 		}
@@ -153,16 +152,16 @@ func (v *Views) Logits() []float32 {
 	return v.mixed
 }
 
-// total is Σ e^(said - most) over the views, where most is that of the likeliest.
-func (v *Views) total() (most, total float64) {
+// total is how likely some views are together: most is the log-probability of the likeliest, sum is Σ e^(said - most).
+func total(list []*view) (most, sum float64) {
 	most = math.Inf(-1)
-	for _, one := range v.list {
+	for _, one := range list {
 		most = max(most, one.said)
 	}
-	for _, one := range v.list {
-		total += math.Exp(one.said - most)
+	for _, one := range list {
+		sum += math.Exp(one.said - most)
 	}
-	return most, total
+	return most, sum
 }
 
 // exponentials fills v.some with e^(logits - high) and tells their sum.

@@ -66,7 +66,7 @@ restart in a new process. It ends with a table of the time to the first token. T
 		}
 		d := &demo{cmd: cmd, path: path, questions: questions}
 		if restart != "" {
-			runs, err := d.ask(restart, afterRestart)
+			runs, err := d.ask(restart, restartedMode)
 			if err != nil {
 				return err
 			}
@@ -156,11 +156,11 @@ type demoMode struct {
 }
 
 var (
-	fullAttention = demoMode{"full attention", tessera.Full}
-	cold          = demoMode{"block, cold", tessera.Block}
-	warm          = demoMode{"block, warm", tessera.Block}
-	usual         = demoMode{"as 'ask' does, warm", tessera.Auto}
-	afterRestart  = demoMode{"block, after a restart", tessera.Block}
+	fullMode      = demoMode{"full attention", tessera.Full}
+	coldMode      = demoMode{"block, cold", tessera.Block}
+	warmMode      = demoMode{"block, warm", tessera.Block}
+	usualMode     = demoMode{"as 'ask' does, warm", tessera.Auto}
+	restartedMode = demoMode{"block, after a restart", tessera.Block}
 )
 
 // demoRuns is how often each question is asked.
@@ -173,11 +173,11 @@ func (d *demo) runs() ([]demoRun, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(store)
-	full, err := d.ask("", fullAttention)
+	full, err := d.ask("", fullMode)
 	if err != nil {
 		return nil, err
 	}
-	block, err := d.ask(store, cold, warm, usual)
+	block, err := d.ask(store, coldMode, warmMode, usualMode)
 	if err != nil {
 		return nil, err
 	}

@@ -57,11 +57,11 @@ func TestDemo_OneQuestion_PrintsItsTable(t *testing.T) {
 	cmd.SetErr(&errs)
 	d := &demo{cmd: cmd, path: path, questions: []demoQuestion{q}}
 	store := newStoreDir(t)
-	runs, err := d.ask("", fullAttention)
+	runs, err := d.ask("", fullMode)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, modes := range [][]demoMode{{cold, warm, usual}, {afterRestart}} {
+	for _, modes := range [][]demoMode{{coldMode, warmMode, usualMode}, {restartedMode}} {
 		block, err := d.ask(store, modes...)
 		if err != nil {
 			t.Fatal(err)
