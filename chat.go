@@ -187,7 +187,7 @@ func (t *Tessera) generate(ctx context.Context, start time.Time, blocks []prompt
 		most = t.model.Context
 	}
 	prepared := time.Since(start)
-	leave, err := t.admit(ctx, blocks, most, parts)
+	leave, err := t.admit(ctx, engine.Link(t.model, blocks, attention), attention, parts, most)
 	if err != nil {
 		return nil, err
 	}
@@ -211,20 +211,15 @@ func (e *MemoryError) Error() string {
 
 // admit waits until there is memory for the keys and values of a prompt and so many tokens of its answer, final block and answer once more for
 // each part that the passages are seen in; leave gives it back.
-func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, answer, parts int) (leave func(), err error) {
+func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, a engine.Attention, parts, answer int) (leave func(), err error) {
 	if t.memory == nil {
 		return func() {}, nil
 	}
-	tokens, passages := 0, 0
+	tokens := 0
 	for _, b := range blocks {
 		tokens += len(b.Tokens)
-		if b.Kind == prompt.Passage {
-			passages++
-		}
 	}
-	if parts = min(parts, passages); parts < 2 {
-		parts = 0
-	}
+	_, parts = engine.Parts(blocks, a, parts)
 	final := len(blocks[len(blocks)-1].Tokens) + max(min(answer, t.model.Context-tokens), 0)
 	need := t.KVBytes(min(tokens+answer, t.model.Context)) + int64(parts)*t.KVBytes(final)
 	if need > t.most {

@@ -40,9 +40,8 @@ func (v *view) keep(_ int, logits []float32) {
 	v.logits = append(v.logits[:0], logits...)
 }
 
-// NewViews are views of a prompt whose blocks before the final one have the keys and values past: of all passages and of n parts of them, or fewer:
-// not more than there are passages, nor so many that the final block takes more tokens than full attention would compute; of all alone where that leaves
-// one. room is how many tokens an answer may have.
+// NewViews are views of a prompt whose blocks before the final one have the keys and values past: of all passages and of n parts of them at most, see
+// Parts. room is how many tokens an answer may have.
 func NewViews(m *model.Model, t kv.Type, blocks []prompt.Block, a Attention, n int, past []*model.KV, room int) *Views {
 	v := &Views{final: blocks[len(blocks)-1].Tokens}
 	for _, some := range append([][]*model.KV{past}, parts(blocks, a, n, past)...) {
@@ -52,25 +51,33 @@ func NewViews(m *model.Model, t kv.Type, blocks []prompt.Block, a Attention, n i
 	return v
 }
 
-// parts are the blocks before the final one of a prompt as the views of n parts have them: neighbouring passages together, where they stand right before
-// the final block and see nothing of each other, and all that comes before them.
+// parts are the blocks before the final one of a prompt as the views of n parts have them: neighbouring passages together, and all that comes before
+// the passages.
 func parts[T any](blocks []prompt.Block, a Attention, n int, past []T) (all [][]T) {
-	first := len(past)
-	for first > 1 && !Dependent(blocks, a, first-1) {
-		first--
-	}
-	passages, tokens := past[first:], 0
-	for _, b := range blocks {
-		tokens += len(b.Tokens)
-	}
-	n = min(n, len(passages), tokens/max(len(blocks[len(blocks)-1].Tokens), 1)-1)
-	if n < 2 {
-		return nil
-	}
+	first, n := Parts(blocks, a, n)
+	passages := past[first:]
 	for i := range n {
 		all = append(all, append(past[:first:first], passages[i*len(passages)/n:(i+1)*len(passages)/n]...))
 	}
 	return all
+}
+
+// Parts are in how many parts the passages of a prompt are seen by themselves where n are asked for: not in more than there are passages, nor in so many
+// that the final block takes more tokens than full attention would compute; in none where that leaves one, which is all of them. Its passages are the blocks
+// from first on, which stand right before the final block and see nothing of each other.
+func Parts(blocks []prompt.Block, a Attention, n int) (first, count int) {
+	final := len(blocks) - 1
+	for first = final; first > 1 && !Dependent(blocks, a, first-1); {
+		first--
+	}
+	tokens := 0
+	for _, b := range blocks {
+		tokens += len(b.Tokens)
+	}
+	if n = min(n, final-first, tokens/max(len(blocks[final].Tokens), 1)-1); n < 2 {
+		return first, 0
+	}
+	return first, n
 }
 
 // Len is how many views have a say.
