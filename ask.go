@@ -11,7 +11,6 @@ import (
 	"github.com/tessera-llm/tessera/corpus"
 	"github.com/tessera-llm/tessera/engine"
 	"github.com/tessera-llm/tessera/prompt"
-	"github.com/tessera-llm/tessera/weights"
 )
 
 // PassageTokens is about how long a passage gets when a long document is split, DefaultPassages how many a question gets.
@@ -93,7 +92,7 @@ func (t *Tessera) attention(a Attention, parts int) (engine.Attention, int, erro
 		t.warnFull.Do(func() {
 			e := &UntunedError{Model: t.name, Adapter: t.adapter}
 			if t.record != nil {
-				e.Measured, e.Gap = true, t.record.Gap()
+				e.Measured, e.Gap, e.Allowed = true, t.record.Gap(), t.record.Allowed()
 			}
 			t.warn(e)
 		})
@@ -117,7 +116,7 @@ func (a Attention) CheckParts(parts int) error {
 type UntunedError struct {
 	Model, Adapter string
 	Measured       bool
-	Gap            float64 // points of accuracy
+	Gap, Allowed   float64 // points of accuracy
 }
 
 func (e *UntunedError) Error() string {
@@ -126,7 +125,7 @@ func (e *UntunedError) Error() string {
 		name += " with " + e.Adapter
 	}
 	if e.Measured {
-		return fmt.Sprintf("%s: block attention was %.1f points less accurate than full attention, more than %.0f: answering with full attention", name, e.Gap, weights.Margin)
+		return fmt.Sprintf("%s: block attention was %.1f points less accurate than full attention, more than %.1f: answering with full attention", name, e.Gap, e.Allowed)
 	}
 	return fmt.Sprintf("%s carries no evaluation of block attention: answering with full attention", name)
 }

@@ -220,7 +220,7 @@ func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, a engine.Att
 		tokens += len(b.Tokens)
 	}
 	_, parts = engine.Parts(blocks, a, parts)
-	final := len(blocks[len(blocks)-1].Tokens) + max(min(answer, t.model.Context-tokens), 0)
+	final := len(blocks[len(blocks)-1].Tokens) + max(min(answer, engine.PartTokens, t.model.Context-tokens), 0)
 	need := t.KVBytes(min(tokens+answer, t.model.Context)) + int64(parts)*t.KVBytes(final)
 	if need > t.most {
 		return nil, &MemoryError{need, t.most}
@@ -289,7 +289,7 @@ func (t *Tessera) Warm(ctx context.Context, documents []prompt.Document, salt []
 func (t *Tessera) Record() *weights.Record { return t.record }
 
 // AutoIsBlock tells whether Auto is Block with this model and adapter, by the quality gate.
-func (t *Tessera) AutoIsBlock() bool { return t.record != nil && t.record.Passes(weights.Margin) }
+func (t *Tessera) AutoIsBlock() bool { return t.record != nil && t.record.Passes() }
 
 // KVBytes is the memory that the keys and values of so many tokens take.
 func (t *Tessera) KVBytes(tokens int) int64 { return int64(t.model.KVShape(kv.F16, tokens).Bytes()) }

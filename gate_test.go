@@ -99,7 +99,7 @@ func TestAsk_Auto_FollowsTheRecordOfTheseWeights(t *testing.T) {
 	if len(warned) != 1 || !errors.As(warned[0], &untuned) || !untuned.Measured {
 		t.Fatalf("warnings: %v, want one about what was measured", warned)
 	}
-	want(t, "the warning", untuned.Error(), "tiny-tied.gguf with tuned.gguf: block attention was 2.5 points less accurate than full attention, more than 2: answering with full attention")
+	want(t, "the warning", untuned.Error(), "tiny-tied.gguf with tuned.gguf: block attention was 2.5 points less accurate than full attention, more than 2.0: answering with full attention")
 
 	o.Adapter = tessera.NoAdapter
 	r = answer()
@@ -143,17 +143,17 @@ func TestAsk_DefaultModel_HasTheAdapterThatShips(t *testing.T) {
 			t.Errorf("the receipt's adapter is %v, want %s", r.Adapter, shipped.Name)
 		}
 	}
-	check(record.Passes(weights.Margin))
+	check(record.Passes())
 
 	own := *record // of a user who found the opposite
 	own.Sets = []weights.Scores{{Dataset: "mine", N: 100, Passages: 10, Full: .5, Block: .5}}
-	if record.Passes(weights.Margin) {
+	if record.Passes() {
 		own.Sets[0].Block = 0
 	}
 	if err := own.Write(weights.RecordPath(o.Records, model, (*[32]byte)(record.Adapter))); err != nil {
 		t.Fatal(err)
 	}
-	check(!record.Passes(weights.Margin))
+	check(!record.Passes())
 }
 
 // A block's keys and values depend on an adapter that acts on every token: nothing stored with one is used with another.

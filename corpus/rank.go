@@ -14,22 +14,35 @@ import (
 
 // Rank returns the k passages that best match the question, best first, by BM25 over titles and texts; equal ones in the order given.
 // Where fewer than k share a word with the question, only those are returned, and where none does, the first k. With k passages or
-// fewer there is nothing to choose: they come back as they are.
+// fewer there is nothing to choose: all come back, those that share no word last.
 //
 // The question is words, never a query language: operators and punctuation in it mean nothing.
 func Rank(ctx context.Context, passages []Passage, question string, k int) ([]Passage, error) {
 	if k < 1 {
 		return nil, fmt.Errorf("rank: k is %d, expected at least 1", k)
 	}
-	if len(passages) <= k {
-		return passages, nil
-	}
 	ix, err := newIndex(ctx, passages)
 	if err != nil {
 		return nil, err
 	}
 	defer ix.close()
-	return ix.best(ctx, question, k)
+	found, err := ix.find(ctx, question, k)
+	if err != nil {
+		return nil, err
+	}
+	var best []Passage
+	taken := make([]bool, len(passages))
+	for _, i := range found {
+		best, taken[i] = append(best, passages[i]), true
+	}
+	if len(found) == 0 || len(passages) <= k {
+		for i, p := range passages {
+			if !taken[i] && len(best) < k {
+				best = append(best, p)
+			}
+		}
+	}
+	return best, nil
 }
 
 // An index finds passages by words. It lives in memory only.
@@ -90,23 +103,20 @@ func (ix *index) add(ctx context.Context, start, end int) error {
 	return nil
 }
 
-func (ix *index) best(ctx context.Context, question string, k int) ([]Passage, error) {
+// find is which passages match best, at most k.
+func (ix *index) find(ctx context.Context, question string, k int) (found []int, err error) {
 	result, err := ix.words.SearchInContext(ctx, request(question, k))
 	if err != nil {
 		return nil, fmt.Errorf("keyword index: %w", err)
 	}
-	if len(result.Hits) == 0 {
-		return ix.passages[:min(k, len(ix.passages))], nil
-	}
-	var best []Passage
 	for _, hit := range result.Hits {
 		i, err := strconv.Atoi(hit.ID)
 		if err != nil || i >= len(ix.passages) {
 			return nil, fmt.Errorf("keyword index: unknown passage %q", hit.ID)
 		}
-		best = append(best, ix.passages[i])
+		found = append(found, i)
 	}
-	return best, nil
+	return found, nil
 }
 
 func request(question string, k int) *bleve.SearchRequest {

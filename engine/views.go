@@ -18,13 +18,19 @@ import (
 // so that a token counts, in each view, by how likely the answer so far is there. The sum over parts is RAG-Sequence's (Lewis et al., arXiv
 // 2005.11401), whose retriever is the model here: a part is the likelier to be meant the likelier the question is behind it. The other half is of
 // answers that take passages of several parts. A passage's keys and values serve at any place, so that only the final block is computed more than once.
+// What comes behind an answer's first PartTokens tokens is what all passages together say.
 type Views struct {
-	list  []*view   // those that still have a say; of several, the first has all passages
-	only  bool      // there never was but one
-	final []int32   // tokens of the final block
-	mixed []float32 // [V], of the next token
-	some  []float32 // [V], scratch
+	list     []*view   // those that still have a say; the first has all passages
+	only     bool      // there never was but one
+	final    []int32   // tokens of the final block
+	answered int       // tokens
+	mixed    []float32 // [V], of the next token
+	some     []float32 // [V], scratch
 }
+
+// PartTokens is how many tokens of an answer parts of the passages have a say in: as many as the answers that were evaluated had at most. Without a bound each
+// part would need room for an answer as long as the context.
+const PartTokens = 64
 
 // A view is a prompt with some of the passages.
 type view struct {
@@ -44,8 +50,9 @@ func (v *view) keep(_ int, logits []float32) {
 // Parts. room is how many tokens an answer may have.
 func NewViews(m *model.Model, t kv.Type, blocks []prompt.Block, a Attention, n int, past []*model.KV, room int) *Views {
 	v := &Views{final: blocks[len(blocks)-1].Tokens}
-	for _, some := range append([][]*model.KV{past}, parts(blocks, a, n, past)...) {
-		v.list = append(v.list, &view{past: some, final: m.NewKV(t, len(v.final)+room)})
+	v.list = []*view{{past: past, final: m.NewKV(t, len(v.final)+room)}}
+	for _, some := range parts(blocks, a, n, past) {
+		v.list = append(v.list, &view{past: some, final: m.NewKV(t, len(v.final)+min(room, PartTokens))})
 	}
 	v.only = len(v.list) == 1
 	return v
@@ -106,14 +113,16 @@ func (v *Views) Final() []model.Sequence {
 // negligible is how much less likely than the likeliest view, as a logarithm, one is that is left out: of a hundred such ones no answer would take notice.
 const negligible = 16
 
-// Next is the computation of one more token of the answer in every view that still has a say, after Logits was asked for it.
+// Next is the computation of one more token of the answer in every view that still has a say, and in that of all passages, after Logits was asked for it.
 func (v *Views) Next(token int32) []model.Sequence {
 	if !v.only {
 		for _, one := range v.list {
 			one.said += float64(one.logits[token]) - one.norm
 		}
 		most, _ := total(v.list)
-		v.list = slices.DeleteFunc(v.list, func(one *view) bool { return one.said < most-negligible })
+		v.answered++
+		parts := slices.DeleteFunc(v.list[1:], func(one *view) bool { return v.answered > PartTokens || one.said < most-negligible })
+		v.list = v.list[:1+len(parts)]
 	}
 	batch := make([]model.Sequence, len(v.list))
 	for i, one := range v.list {

@@ -132,18 +132,27 @@ func TestViews_Logits_FarApart(t *testing.T) {
 	}
 }
 
-// A view that found the text far less likely than another is computed no further; one that may have a say again is.
+// A part that found the text far less likely than another view is computed no further; one that may have a say again is, and so is the view of all
+// passages, which goes on alone behind the first tokens of an answer.
 func TestViews_Next_LeavesOutWhatHasNoSay(t *testing.T) {
 	v := Views{}
-	for _, said := range []float64{-40, -30, -15, -20} {
+	for _, said := range []float64{-40, -32, -30, -15, -20} {
 		v.list = append(v.list, &view{said: said, past: make([]*model.KV, int(-said)), logits: []float32{0, 0}})
 	}
 	var left []int
 	for _, s := range v.Next(1) {
 		left = append(left, len(s.Past))
 	}
-	if want := []int{30, 15, 20}; !slices.Equal(left, want) || v.Len() != 3 {
+	if want := []int{40, 30, 15, 20}; !slices.Equal(left, want) || v.Len() != 4 {
 		t.Errorf("views %v are left, %d of them; want %v", left, v.Len(), want)
+	}
+	for range PartTokens - 1 {
+		if v.Next(1); v.Len() != 4 {
+			t.Fatalf("%d views are left within the first %d tokens", v.Len(), PartTokens)
+		}
+	}
+	if last := v.Next(1); len(last) != 1 || len(last[0].Past) != 40 {
+		t.Errorf("then %d views go on, want that of all passages", len(last))
 	}
 }
 

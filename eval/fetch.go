@@ -60,6 +60,9 @@ func Fetch(ctx context.Context, name, dir string, o pull.Options) (path string, 
 	}
 	if known {
 		d.Name = name
+		for i := range d.Questions {
+			d.Questions[i].Split = "test" // of ours at least: they are what accuracy is measured on
+		}
 	}
 	if b.passages > 0 {
 		for i := range d.Questions {
@@ -102,10 +105,11 @@ func (d *Dataset) writeLines(w io.Writer) error {
 		err := lines.Encode(struct {
 			ID       string    `json:"id"`
 			Dataset  string    `json:"dataset"`
+			Split    string    `json:"split,omitempty"`
 			Question string    `json:"question"`
 			Answers  []string  `json:"answers"`
 			Passages []Passage `json:"passages"`
-		}{q.ID, d.Name, q.Text, q.Answers, q.Passages})
+		}{q.ID, d.Name, q.Split, q.Text, q.Answers, q.Passages})
 		if err != nil {
 			return err
 		}

@@ -61,7 +61,7 @@ func TestFetch_AcrossACut_GivesTheBenchmarkInOurForm(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Question{{ID: "dev_0", Text: "Where is Ulm?", Answers: []string{"Germany"},
-		Passages: []Passage{{Title: "Ulm", Text: "Ulm is a city. It is in Germany <b>.", Gold: true, HasAnswer: true}}}}
+		Passages: []Passage{{Title: "Ulm", Text: "Ulm is a city. It is in Germany <b>.", Gold: true, HasAnswer: true}}, Split: "test"}}
 	if path != filepath.Join(dir, "hotpotqa.jsonl.gz") || n != 1 || d.Name != "hotpotqa" || !reflect.DeepEqual(d.Questions, want) {
 		t.Errorf("got %s, %d, %+v, want %+v", path, n, d, want)
 	}

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -54,7 +53,7 @@ func openJournal(dir string, key runKey) (j *journal, err error) {
 	}
 	sum := sha256.Sum256(head)
 	path := filepath.Join(dir, fmt.Sprintf("%s-%s-%s.jsonl", key.Dataset, key.Attention, hex.EncodeToString(sum[:6])))
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644) // several processes may answer into one folder
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +68,7 @@ func openJournal(dir string, key runKey) (j *journal, err error) {
 		return nil, err
 	}
 	text = text[:bytes.LastIndexByte(text, '\n')+1]
-	if err := errors.Join(f.Truncate(int64(len(text))), seek(f, int64(len(text)))); err != nil {
+	if err := f.Truncate(int64(len(text))); err != nil {
 		return nil, err
 	}
 	if len(text) == 0 {
@@ -91,11 +90,6 @@ func openJournal(dir string, key runKey) (j *journal, err error) {
 		j.answers[a.ID] = a
 	}
 	return j, nil
-}
-
-func seek(f *os.File, to int64) error {
-	_, err := f.Seek(to, io.SeekStart)
-	return err
 }
 
 func (j *journal) add(answers []Answer) error {

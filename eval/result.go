@@ -155,20 +155,29 @@ func NewReport(results []*Result) *Report {
 	return r
 }
 
-// kinds are the results by label, each in the order of their first.
+// kinds are the results by kind of run, each in the order of their first.
 func (r *Report) kinds() (kinds [][]*Result) {
 	index := map[string]int{}
 	for _, result := range r.Results {
-		label := result.Label() + result.Fingerprint.String()
-		i, ok := index[label]
+		kind := result.kind()
+		i, ok := index[kind]
 		if !ok {
 			i = len(kinds)
-			index[label] = i
+			index[kind] = i
 			kinds = append(kinds, nil)
 		}
 		kinds[i] = append(kinds[i], result)
 	}
 	return kinds
+}
+
+// kind is what the results of a run over several datasets have in common.
+func (r *Result) kind() string {
+	kind := r.Label() + " " + r.Fingerprint.String()
+	if r.AdapterHash != nil {
+		kind += " " + r.AdapterHash.String()
+	}
+	return kind
 }
 
 func (r *Result) isFullOf(block *Result) bool {
@@ -193,8 +202,41 @@ func (r *Report) compare(of, against []*Result) {
 	}
 }
 
-// ReadResults reads what `tessera eval --json` printed: one result, or a report of several.
-func ReadResults(path string) ([]*Result, error) {
+// ReadResults reads what `tessera eval --json` printed to files: one result each, or a report of several. There is one at least, and they can stand in
+// one report: all with prompts and answers alike, and each kind of run over a dataset once.
+func ReadResults(paths ...string) (results []*Result, err error) {
+	for _, path := range paths {
+		some, err := readResults(path)
+		if err != nil {
+			return nil, err
+		}
+		for i, r := range some {
+			if err := r.fits(results); err != nil {
+				return nil, fmt.Errorf("%s: result %d: %w", path, i+1, err)
+			}
+			results = append(results, r)
+		}
+	}
+	if len(results) == 0 {
+		return nil, fmt.Errorf("%s: no results; want those of 'tessera eval --json'", strings.Join(paths, ", "))
+	}
+	return results, nil
+}
+
+// fits says why a result cannot stand beside others.
+func (r *Result) fits(others []*Result) error {
+	for _, o := range others {
+		if r.MaxTokens != o.MaxTokens || r.Prompt != o.Prompt {
+			return fmt.Errorf("answers of at most %d tokens to prompts of format %q, others of %d to %q; want all alike", r.MaxTokens, r.Prompt, o.MaxTokens, o.Prompt)
+		}
+		if r.Dataset == o.Dataset && r.kind() == o.kind() {
+			return fmt.Errorf("%s over %s is there already; want it once", r.Label(), r.Dataset)
+		}
+	}
+	return nil
+}
+
+func readResults(path string) ([]*Result, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err

@@ -88,6 +88,9 @@ func (r *Runner) Evaluate(ctx context.Context, d *Dataset, runs []Run, dir strin
 	before := 0
 	var open []Question // in any run
 	for i := range runs {
+		if runs[i].Parts > 1 && len(runs[i].Model.LinkTokens()) > 0 {
+			return nil, fmt.Errorf("%d parts of the passages with an adapter that has link tokens: they tell of all passages before them, so none is seen by itself", runs[i].Parts)
+		}
 		journals[i] = &journal{answers: map[string]Answer{}}
 		if dir != "" {
 			if journals[i], err = openJournal(dir, r.key(d, &runs[i])); err != nil {
@@ -143,8 +146,12 @@ func (r *Runner) answerAll(ctx context.Context, runs []Run, journals []*journal,
 	}
 	tokenBytes := runs[0].Model.KVShape(r.Type, 1).Bytes()
 	order := arrange(all[0], int(r.RAMBytes/int64(tokenBytes)))
+	parts := 0
+	for i := range runs {
+		parts = max(parts, runs[i].Parts)
+	}
 	for done := 0; len(order) > 0; {
-		n := batchOf(all[0], order, tokenBytes)
+		n := batchOf(all[0], order, parts, tokenBytes)
 		for i := range runs {
 			var batch []*asked
 			for _, at := range order[:n] {
@@ -286,12 +293,12 @@ func arrange(all []*asked, room int) (order []int) {
 	return order
 }
 
-// batchOf is how many of the questions in order are answered together.
-func batchOf(all []*asked, order []int, tokenBytes int) int {
+// batchOf is how many of the questions in order are answered together, their passages seen in so many parts at most.
+func batchOf(all []*asked, order []int, parts, tokenBytes int) int {
 	n, bytes := 0, 0
 	for n < min(len(order), batchQuestions) {
 		a := all[order[n]]
-		bytes += (a.tokens + a.most) * tokenBytes
+		bytes += (a.tokens + a.most + parts*(len(a.blocks[len(a.blocks)-1].Tokens)+a.most)) * tokenBytes
 		if n > 0 && bytes > batchBytes {
 			break
 		}

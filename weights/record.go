@@ -17,7 +17,8 @@ type Record struct {
 	Model   Hash      `json:"model_fingerprint"`
 	Adapter *Hash     `json:"adapter_fingerprint"` // null: none
 	Prompt  string    `json:"prompt_format"`
-	Parts   int       `json:"parts,omitempty"` // of the passages in block mode, see engine.Views; 0: one
+	Parts   int       `json:"parts,omitempty"`  // of the passages in block mode, see engine.Views; 0: one
+	Margin  *float64  `json:"margin,omitempty"` // see Passes; null: Margin
 	Sets    []Scores  `json:"sets"`
 }
 
@@ -32,7 +33,7 @@ type Scores struct {
 	BlockInterval [2]float64 `json:"block_interval"`
 }
 
-// Margin is how many points of accuracy block mode may lie below full mode, where nothing else was set.
+// Margin is how many points of accuracy block mode may lie below full mode, where a record does not say.
 const Margin = 2.0
 
 // Gap is how many points full mode is above block mode.
@@ -50,9 +51,17 @@ func (r *Record) Accuracy() (full, block float64) {
 	return full / n, block / n
 }
 
-// Passes is the quality gate: block mode is at most margin points below full mode of the same weights.
-func (r *Record) Passes(margin float64) bool {
-	return r.Gap() <= margin+1e-9 // two points of accuracy are not exactly two in binary
+// Passes is the quality gate: block mode is at most so many points below full mode of the same weights as the record allows.
+func (r *Record) Passes() bool {
+	return r.Gap() <= r.Allowed()+1e-9 // two points of accuracy are not exactly two in binary
+}
+
+// Allowed is how many points of accuracy block mode may lie below full mode.
+func (r *Record) Allowed() float64 {
+	if r.Margin == nil {
+		return Margin
+	}
+	return *r.Margin
 }
 
 // Of says whether the record is of these weights, used with this prompt format, and if not why; adapter nil: none.

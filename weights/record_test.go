@@ -47,15 +47,18 @@ func TestRecord_Passes_WhereBlockIsAtMostTheMarginBelow_OnAverage(t *testing.T) 
 		t.Errorf("gap %v, want 2", gap)
 	}
 	for margin, want := range map[float64]bool{2: true, 1.9: false, 5: true, -1: false} {
-		if r.Passes(margin) != want {
+		if r.Margin = &margin; r.Passes() != want {
 			t.Errorf("margin %v: passes is %v", margin, !want)
 		}
 	}
 	r.Sets[0].Block = 0.35 // better than full on one set makes up for the other
-	if !r.Passes(-2) {
+	if margin := -2.0; !(&Record{Margin: &margin, Sets: r.Sets}).Passes() {
 		t.Errorf("gap %v does not pass a margin of -2", r.Gap())
 	}
-	if (&Record{}).Passes(100) {
+	if r.Margin = nil; r.Allowed() != Margin {
+		t.Errorf("without a margin %v is allowed, want %v", r.Allowed(), Margin)
+	}
+	if (&Record{}).Passes() {
 		t.Error("a record of nothing passes")
 	}
 }

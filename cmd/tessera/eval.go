@@ -73,7 +73,7 @@ With --out, answers are kept as they come: the same command goes on where it was
 	cmd.Flags().IntVar(&f.limit, "limit", 0, "answer only the first so many questions of each file; 0: all")
 	cmd.Flags().StringVar(&f.out, "out", "", "folder that keeps the answers, so that an ended run goes on")
 	cmd.Flags().BoolVar(&f.gate, "gate", false, "answer in both modes and write the evaluation record that decides on block attention")
-	cmd.Flags().Float64Var(&f.margin, "margin", weights.Margin, "with --gate: how many points block mode may be below full mode")
+	cmd.Flags().Float64Var(&f.margin, "margin", weights.Margin, "with --gate: how many points block mode may be below full mode; the record says so, and auto follows it")
 	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print one JSON document")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		settings, err := f.settings(cmd.Flags().Changed("shuffle"))
@@ -95,6 +95,8 @@ func (f *evalFlags) settings(shuffled bool) (settings []eval.Setting, err error)
 	switch {
 	case len(f.data) == 0:
 		return nil, errors.New("no questions: want --data FILE")
+	case !hasBlock && !slices.Equal(f.parts, []int{1}):
+		return nil, fmt.Errorf("--parts %d: is of block attention; want --attention block", f.parts)
 	case f.unmoved && !hasBlock:
 		return nil, errors.New("--no-reencode: is of block attention; want --attention block")
 	case f.gate && (f.unmoved || shuffled || len(f.adapters) > 1):
@@ -251,6 +253,7 @@ func (f *evalFlags) print(cmd *cobra.Command, results []*eval.Result) error {
 	if err != nil {
 		return err
 	}
+	record.Margin = &f.margin
 	folder, err := recordsFolder()
 	if err != nil {
 		return err
@@ -260,7 +263,7 @@ func (f *evalFlags) print(cmd *cobra.Command, results []*eval.Result) error {
 		return err
 	}
 	g := gateJSON{Report: report}
-	g.Gate.Pass, g.Gate.Gap, g.Gate.Margin, g.Gate.Record = record.Passes(f.margin), record.Gap(), f.margin, path
+	g.Gate.Pass, g.Gate.Gap, g.Gate.Margin, g.Gate.Record = record.Passes(), record.Gap(), f.margin, path
 	if f.asJSON {
 		return printJSON(out, g)
 	}
@@ -301,13 +304,9 @@ Kinds of runs come in the order of the files; each is compared with the first of
 		if err != nil {
 			return err
 		}
-		var results []*eval.Result
-		for _, path := range args {
-			some, err := eval.ReadResults(path)
-			if err != nil {
-				return err
-			}
-			results = append(results, some...)
+		results, err := eval.ReadResults(args...)
+		if err != nil {
+			return err
 		}
 		report := eval.NewReport(results)
 		if figure != "" {
@@ -340,12 +339,23 @@ func figureFormat(flag, path string) (string, error) {
 	return format, nil
 }
 
+// writeFile makes the file at path what write writes, whole or not at all.
 func writeFile(path string, write func(io.Writer) error) (err error) {
-	f, err := os.Create(path)
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
+	defer func() {
+		if err = errors.Join(err, f.Close()); err == nil {
+			err = os.Rename(f.Name(), path)
+		}
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	if err := f.Chmod(0o644); err != nil {
+		return err
+	}
 	return write(f)
 }
 
