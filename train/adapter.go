@@ -35,6 +35,9 @@ func NewAdapter(file *weights.File, rank int, alpha float32, targets []string, s
 		if len(part) != 4 || part[0] != "blk" || part[3] != "weight" || !slices.Contains(targets, part[2]) || len(t.Shape) != 2 {
 			continue
 		}
+		if most := min(t.Shape[0], t.Shape[1]); rank > most {
+			return nil, fmt.Errorf("rank %d; expected at most %d, the rank that a change of %s can have", rank, most, t.Name)
+		}
 		c := weights.Change{Tensor: t.Name, In: t.Shape[0], Out: t.Shape[1], Rank: rank}
 		c.A, c.B = make([]float32, rank*c.In), make([]float32, c.Out*rank)
 		bound := 1 / math.Sqrt(float64(c.In))

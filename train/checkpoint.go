@@ -18,7 +18,7 @@ import (
 
 // A checkpoint is one file: checkpointMagic, the length of a header as 8 bytes, the header in JSON, the values of what is trained, their
 // gradients, first and second moments as float32, all little-endian, and the BLAKE3 of all before it.
-const checkpointMagic = "tessera-train/2\n"
+const checkpointMagic = "tessera-train/3\n"
 
 // checkpointHeader is what must be as it was for training to go on, and the steps made.
 type checkpointHeader struct {
@@ -26,12 +26,14 @@ type checkpointHeader struct {
 	Model   string // its file's fingerprint
 	Trained string // the tensors, with their shapes
 	Path    string // of the kernels: others round differently
+	Of      string // what samples are made of
 	Steps   []Step
 
 	Underway Step
 	Learnt   int
 
 	Validations []Validation
+	Validating  validating
 }
 
 func (t *Trainer) header() checkpointHeader {
@@ -43,7 +45,7 @@ func (t *Trainer) header() checkpointHeader {
 		fmt.Fprintf(names, "alpha %v, final only: %v, hidden sinks: %d", a.Alpha, a.FinalOnly, a.HiddenSinks)
 	}
 	trained := fmt.Sprintf("%d tensors of %d values, %x", len(t.net.params.list), len(t.net.params.values), names.Sum(nil)[:8])
-	return checkpointHeader{t.Options, fmt.Sprintf("%x", t.fingerprint), trained, kernel.Path(), t.steps, t.underway, t.learnt, t.validations}
+	return checkpointHeader{t.Options, fmt.Sprintf("%x", t.fingerprint), trained, kernel.Path(), t.of, t.steps, t.underway, t.learnt, t.validations, t.validating}
 }
 
 // save replaces the file at path by the present state; it survives a power cut when save returns. A save that fails leaves the file as it
@@ -135,11 +137,11 @@ func (t *Trainer) resume(files vfs.FS, path string) error {
 		return fail("%v", err)
 	}
 	is := t.header()
-	was.Options.Threads = is.Options.Threads
+	was.Options.Threads, was.Options.Memory = is.Options.Threads, is.Options.Memory
 	for _, c := range []struct {
 		what    string
 		was, is any
-	}{{"options", was.Options, is.Options}, {"the model", was.Model, is.Model}, {"trained tensors", was.Trained, is.Trained}, {"kernel path", was.Path, is.Path}} {
+	}{{"options", was.Options, is.Options}, {"the model", was.Model, is.Model}, {"trained tensors", was.Trained, is.Trained}, {"kernel path", was.Path, is.Path}, {"samples", was.Of, is.Of}} {
 		if c.was != c.is {
 			return fail("it was trained with %s %+v, not %+v", c.what, c.was, c.is)
 		}
@@ -151,7 +153,7 @@ func (t *Trainer) resume(files vfs.FS, path string) error {
 	for _, part := range [][]float32{p.values, p.grads, p.first, p.second} {
 		data = data[copy(bytesOf(part), data):]
 	}
-	t.steps, t.underway, t.learnt, t.validations = was.Steps, was.Underway, was.Learnt, was.Validations
+	t.steps, t.underway, t.learnt, t.validations, t.validating = was.Steps, was.Underway, was.Learnt, was.Validations, was.Validating
 	t.net.repack(t.pool)
 	return nil
 }

@@ -124,6 +124,29 @@ func newNetwork(file *weights.File, adapter *weights.Adapter, pool *kernel.Pool)
 	return n, nil
 }
 
+// weightsBytes is the least memory that a network takes for weights in both layouts, and for values, gradients and moments of what is trained.
+func weightsBytes(file *weights.File, adapter *weights.Adapter) (bytes int64) {
+	_, untied := file.Tensor("output.weight")
+	for _, t := range file.Tensors() {
+		values := int64(1)
+		for _, n := range t.Shape {
+			values *= int64(n)
+		}
+		if len(t.Shape) == 2 && !(untied && t.Name == "token_embd.weight") {
+			bytes += 2 * 4 * values
+		}
+		if adapter == nil {
+			bytes += 4 * 4 * values
+		}
+	}
+	if adapter != nil {
+		for _, c := range adapter.Changes {
+			bytes += (2*4 + 4*4) * int64(c.Rank) * int64(c.In+c.Out)
+		}
+	}
+	return bytes
+}
+
 // loader fills a network.
 type loader struct {
 	*network

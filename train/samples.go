@@ -1,10 +1,13 @@
 package train
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
+
+	"github.com/zeebo/blake3"
 
 	"github.com/tessera-llm/tessera/prompt"
 	"github.com/tessera-llm/tessera/tokenizer"
@@ -48,6 +51,14 @@ type Range struct{ Fewest, Most int }
 
 // keptTokens is how long a text is on which the model is to stay as it is, and where an instruction's answer is cut.
 const keptTokens = 192
+
+// Hash is of all that samples depend on but the model's tokens and template.
+func (c *Curriculum) Hash() (string, error) {
+	of := *c
+	of.Template, of.Tokenizer = nil, nil
+	b, err := json.Marshal(&of)
+	return fmt.Sprintf("%x", blake3.Sum256(b)), err
+}
 
 // Sample is the i-th.
 func (c *Curriculum) Sample(i int) (Sample, error) {

@@ -31,7 +31,7 @@ import (
 )
 
 // A Trainer holds a model's weights, what is trained of them, and its state: all that decides how training goes on is Options, the
-// network's params, steps, underway and learnt.
+// network's params, steps, underway, learnt and, with what comes of it, validations and validating.
 type Trainer struct {
 	Options
 	net         *network
@@ -43,6 +43,14 @@ type Trainer struct {
 	underway    Step     // the next one, of which learnt samples are in the gradients
 	learnt      int
 	validations []Validation
+	validating  validating
+
+	of         string // what samples are made of, see Course
+	checkpoint string // path; "": none
+	saved      time.Time
+	saveEvery  time.Duration
+	changed    bool // since then
+	sound      bool // the weights gave a loss that is a number
 
 	rows    []int // of the sample that is learnt: those with logits
 	targets []int32
@@ -51,7 +59,7 @@ type Trainer struct {
 	teacher []float32 // [N × V]
 }
 
-// Options are how a model is trained. All but Threads have a say in the result.
+// Options are how a model is trained. All but Threads and Memory have a say in the result.
 type Options struct {
 	Mode         Mode
 	BlockShare   float64 // of block mode: of the samples with Alternate, of the loss with Dual; 0: a half
@@ -64,7 +72,8 @@ type Options struct {
 	Decay        float64 // of weights, decoupled
 	Clip         float64 // the gradient is scaled down to this norm; 0: never
 	Seed         uint64
-	Threads      int `json:"-"`
+	Threads      int   `json:"-"`
+	Memory       int64 `json:"-"` // bytes that training may take, see New; 0: any
 }
 
 // A Mode is what a sample's tokens attend to in training.
@@ -89,9 +98,16 @@ type Sample struct {
 
 // New makes a Trainer for the model in file, which stays open until Close where the adapter acts on final blocks alone. With an adapter the base is frozen and the adapter's matrices are
 // trained, from their present values; without one the base is.
+//
+// With Options.Memory, weights that do not fit are an error. Where a sample's activations do not fit beside them, layers are computed twice, and a sample
+// that does not fit even so is an error.
 func New(file *weights.File, adapter *weights.Adapter, o Options) (*Trainer, error) {
-	if err := o.check(); err != nil {
+	if err := o.Check(); err != nil {
 		return nil, err
+	}
+	need := weightsBytes(file, adapter)
+	if o.Memory > 0 && need > o.Memory {
+		return nil, fmt.Errorf("%s: training takes %d MiB for weights, gradients and moments, and there are %d; a smaller model or rank takes less, and an adapter less than all weights", file.Path(), need>>20, o.Memory>>20)
 	}
 	pool := kernel.NewPool(o.Threads)
 	net, err := newNetwork(file, adapter, pool)
@@ -103,14 +119,13 @@ func New(file *weights.File, adapter *weights.Adapter, o Options) (*Trainer, err
 		pool.Close()
 		return nil, err
 	}
-	t := &Trainer{Options: o, net: net, pool: pool, pass: newPass(net, pool), fingerprint: fingerprint}
+	t := &Trainer{Options: o, net: net, pool: pool, pass: newPass(net, pool), fingerprint: fingerprint, saveEvery: saveEvery}
 	t.optimizer = optimizer{params: &net.params, pool: pool}
+	if o.Memory > 0 {
+		t.pass.limit = max(o.Memory-need, 1)
+	}
 	return t, nil
 }
-
-// LimitMemory bounds what a sample's activations take, in bytes: where they would take more, layers are computed twice, and a sample that
-// does not fit even so is an error. It has no say in the result. To be called before the first sample.
-func (t *Trainer) LimitMemory(bytes int64) { t.pass.limit = bytes }
 
 // Close ends the workers.
 func (t *Trainer) Close() {
@@ -120,7 +135,8 @@ func (t *Trainer) Close() {
 	t.pool.Close()
 }
 
-func (o *Options) check() error {
+// Check says what is wrong with the options.
+func (o *Options) Check() error {
 	for _, wrong := range []struct {
 		bad  bool
 		what string
@@ -142,66 +158,94 @@ func (o *Options) check() error {
 	return nil
 }
 
-// Run trains from where the Trainer stands to the last step. sample gives the i-th sample of the run, from 0 on, and the same one whenever
-// it is asked. After each step progress is told, which may call Loss and Adapter.
-//
-// With a checkpoint path the state is written there before a minute is lost, and when Run ends; a state that lies there already is resumed.
-// Whatever ends Run, the file is whole and what it holds went well.
-func (t *Trainer) Run(ctx context.Context, sample func(i int) (Sample, error), checkpoint string, progress func(Step)) (err error) {
-	if checkpoint != "" {
-		if err := t.resume(vfs.OS{}, checkpoint); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// A Course is what a Trainer is trained on.
+type Course struct {
+	// Sample gives the i-th sample, from 0 on, and the same one whenever it is asked. Of says what they are made of: a state of others is not resumed.
+	Sample func(i int) (Sample, error)
+	Of     string
+
+	// Checkpoint is the path of the state, "" for none. It is written before a minute is lost, and when Run ends; one that lies there already is
+	// resumed. Whatever ends Run, the file is whole, and its weights gave losses that are numbers.
+	Checkpoint string
+
+	// Progress is told of each step. May be nil.
+	Progress func(Step)
+	// Between is called before the first step and after each, and again where Run goes on there; an error ends Run. It may call Validate and
+	// Adapter. May be nil.
+	Between func() error
+}
+
+// Run trains from where the Trainer stands to the last step.
+func (t *Trainer) Run(ctx context.Context, c Course) (err error) {
+	t.of, t.checkpoint = c.Of, c.Checkpoint
+	if c.Checkpoint != "" {
+		if err := t.resume(vfs.OS{}, c.Checkpoint); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	saved, unsaved := time.Now(), false
-	save := func() error {
-		if checkpoint == "" || !unsaved {
-			return nil
+	t.saved = time.Now()
+	defer func() {
+		if saving := t.keepState(); saving != nil {
+			if errors.Is(err, context.Canceled) {
+				err = nil // what is lost says more
+			}
+			err = errors.Join(err, saving)
 		}
-		saved, unsaved = time.Now(), false
-		return t.save(vfs.OS{}, checkpoint)
-	}
-	defer func() { err = errors.Join(err, save()) }()
-	for len(t.steps) < t.Steps {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		stepped, err := t.advance(sample)
-		if err != nil {
-			return err
-		}
-		unsaved = true
-		if stepped {
-			progress(t.steps[len(t.steps)-1])
-		}
-		if time.Since(saved) >= saveEvery {
-			if err := save(); err != nil {
+	}()
+	for {
+		if t.learnt == 0 && c.Between != nil {
+			if err := c.Between(); err != nil {
 				return err
 			}
 		}
+		if len(t.steps) == t.Steps {
+			t.sound = true // as far as anybody can tell
+			return nil
+		}
+		if t.learnt < t.Batch {
+			if err := t.learnNext(c.Sample); err != nil {
+				return err
+			}
+		}
+		if err := t.pause(ctx); err != nil {
+			return err
+		}
+		if t.learnt == t.Batch {
+			if err := t.makeStep(); err != nil {
+				return err
+			}
+			if c.Progress != nil {
+				c.Progress(t.steps[len(t.steps)-1])
+			}
+		}
 	}
-	return nil
 }
 
-// saveEvery leaves room for a sample before the minute is over.
+// saveEvery leaves room for a sample before a minute is over.
 const saveEvery = 45 * time.Second
+
+// pause comes after something that took time and gave a number: it saves the state where that is due, and tells whether ctx has ended.
+func (t *Trainer) pause(ctx context.Context) error {
+	t.changed, t.sound = true, true
+	if time.Since(t.saved) >= t.saveEvery {
+		if err := t.keepState(); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// keepState saves the state, unless it is saved already, or nobody knows yet whether its weights are any good.
+func (t *Trainer) keepState() error {
+	if t.checkpoint == "" || !t.changed || !t.sound {
+		return nil
+	}
+	t.saved, t.changed = time.Now(), false
+	return t.save(vfs.OS{}, t.checkpoint)
+}
 
 // Done are the steps made so far.
 func (t *Trainer) Done() []Step { return t.steps }
-
-// A Validation is what samples that are held out came to, after so many steps.
-type Validation struct {
-	Step  int     `json:"step"`
-	Full  float64 `json:"full"` // the mean -ln p of a target, in full mode
-	Block float64 `json:"block"`
-	Kept  float64 `json:"kept"` // KL(base ‖ full) of a token, on samples that are to be kept
-}
-
-// Validated notes a validation; it is kept with the state.
-func (t *Trainer) Validated(v Validation) { t.validations = append(t.validations, v) }
-
-// Validations are those noted so far.
-func (t *Trainer) Validations() []Validation { return t.validations }
 
 // A Step is what one step came to, before it changed the weights.
 type Step struct {
@@ -226,23 +270,19 @@ func (m *Mean) add(v float64) { m.Sum, m.N = m.Sum+v, m.N+1 }
 // Value is the mean, NaN of none.
 func (m Mean) Value() float64 { return m.Sum / float64(m.N) }
 
-// A DivergedError says that training went astray: a loss or gradient is no finite number. The weights are those of the step before.
+// A DivergedError says that training went astray: a loss or gradient is no finite number. The state that is saved is of weights that gave numbers.
 type DivergedError struct {
-	Step   int
-	Sample int // of the run; -1: it is the gradient
-	Value  float64
+	Step  int
+	Of    string // "the loss of sample 7"
+	Value float64
 }
 
 func (e *DivergedError) Error() string {
-	what := fmt.Sprintf("the loss of sample %d", e.Sample)
-	if e.Sample < 0 {
-		what = "the norm of the gradient"
-	}
-	return fmt.Sprintf("step %d: %s is %v; the weights are left as the step before made them. A lower learning rate or a clip may help", e.Step, what, e.Value)
+	return fmt.Sprintf("step %d: %s is %v: training went astray. A lower learning rate or a clip may help, in a training of its own", e.Step, e.Of, e.Value)
 }
 
-// advance learns the next sample and, if that completes a batch, makes the step.
-func (t *Trainer) advance(sample func(i int) (Sample, error)) (stepped bool, err error) {
+// learnNext learns the next sample of the step under way.
+func (t *Trainer) learnNext(sample func(i int) (Sample, error)) error {
 	s := &t.underway
 	if t.learnt == 0 {
 		t.optimizer.clear()
@@ -253,24 +293,27 @@ func (t *Trainer) advance(sample func(i int) (Sample, error)) (stepped bool, err
 	if err == nil {
 		err = t.learn(&one, i, 1/float64(t.Batch), s)
 	}
+	if err == nil {
+		t.learnt++
+		if total := s.Full.Sum + s.Block.Sum + s.Divergence.Sum + s.Kept.Sum; total-total != 0 {
+			err = &DivergedError{s.Step, fmt.Sprintf("the loss of sample %d", i), total}
+		}
+	} else {
+		err = fmt.Errorf("sample %d: %w", i, err)
+	}
 	if err != nil {
-		return false, fmt.Errorf("sample %d: %w", i, err)
+		t.learnt, *s = 0, Step{} // the step's gradients are worth nothing
 	}
-	diverged := func(sample int, value float64) error {
-		err := &DivergedError{s.Step, sample, value}
-		t.learnt, *s = 0, Step{} // the batch's gradients are worth nothing
-		return err
-	}
-	if total := s.Full.Sum + s.Block.Sum + s.Divergence.Sum + s.Kept.Sum; total-total != 0 {
-		return false, diverged(i, total)
-	}
-	if t.learnt++; t.learnt < t.Batch {
-		return false, nil
-	}
-	if s.Norm = t.optimizer.norm(); s.Norm-s.Norm != 0 {
-		return false, diverged(-1, s.Norm)
-	}
+	return err
+}
+
+// makeStep changes the weights by the gradients of a batch.
+func (t *Trainer) makeStep() error {
+	s := &t.underway
 	t.learnt = 0
+	if s.Norm = t.optimizer.norm(); s.Norm-s.Norm != 0 {
+		return &DivergedError{s.Step, "the norm of the gradient", s.Norm}
+	}
 	scale := 1.0
 	if t.Clip > 0 && s.Norm > t.Clip {
 		scale = t.Clip / s.Norm
@@ -278,7 +321,8 @@ func (t *Trainer) advance(sample func(i int) (Sample, error)) (stepped bool, err
 	t.optimizer.update(s.Step, s.Rate, t.Decay, scale)
 	t.net.repack(t.pool)
 	t.steps = append(t.steps, *s)
-	return true, nil
+	t.changed, t.sound = true, false
+	return nil
 }
 
 // rate is the learning rate of a step, counted from 0: a rise to the height, then a fall that would reach zero after the last step.
@@ -426,17 +470,6 @@ func (t *Trainer) forwardBlock(s *Sample) error {
 // keepTeacher makes the logits of the pass the teacher's.
 func (t *Trainer) keepTeacher() {
 	t.teacher = append(t.teacher[:0], t.pass.logits[:len(t.rows)*t.net.Vocabulary]...)
-}
-
-// Kept is the mean KL(base ‖ full) of a token in the final block of a sample that is to be kept, for validation.
-func (t *Trainer) Kept(s *Sample) (float64, error) {
-	if err := t.check(s); err != nil {
-		return 0, err
-	}
-	if err := t.keep(s, 0); err != nil {
-		return 0, err
-	}
-	return t.pass.divergence / float64(len(t.rows)), nil
 }
 
 // wanted lists the rows whose logits are needed: those that predict targets and, for distillation, all others of final blocks that

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -83,11 +84,12 @@ func newTrainer(t testing.TB, file *weights.File, a *weights.Adapter, o Options)
 
 // step goes on to the next step.
 func (t *Trainer) step(sample func(i int) (Sample, error)) (Step, error) {
-	for {
-		if stepped, err := t.advance(sample); stepped || err != nil {
+	for t.learnt < t.Batch {
+		if err := t.learnNext(sample); err != nil {
 			return t.underway, err
 		}
 	}
+	return t.underway, t.makeStep()
 }
 
 // tinySample is sample i of a run: blocks of random lengths, one of which is longer than a chunk of queries.
@@ -154,7 +156,7 @@ func TestGradients_EqualDifferences(t *testing.T) {
 			tr.net.repack(tr.pool)
 			l, err := 0.0, error(nil)
 			if c.keep {
-				l, err = tr.Kept(&s)
+				l, err = tr.kept(&s)
 			} else {
 				l, err = tr.Loss(&s, c.mode)
 			}
@@ -326,7 +328,7 @@ func TestKept_NewAdapter_IsNothing(t *testing.T) {
 	tr := newTrainer(t, file, a, options(Block, 1))
 	s, _ := tinySample(2)
 	s.Targets, s.Keep = nil, true
-	if kl, err := tr.Kept(&s); err != nil || math.Abs(kl) > 1e-7 {
+	if kl, err := tr.kept(&s); err != nil || math.Abs(kl) > 1e-7 {
 		t.Errorf("an adapter that changes nothing is %v from the base, %v", kl, err)
 	}
 }
@@ -358,7 +360,7 @@ func TestRun_AnyThreads_SameBits(t *testing.T) {
 			o := options(Dual, threads)
 			o.Distill, o.Steps = 1, 3
 			tr := newTrainer(t, file, a, o)
-			if err := tr.Run(t.Context(), tinySample, "", func(Step) {}); err != nil {
+			if err := tr.Run(t.Context(), Course{Sample: tinySample}); err != nil {
 				t.Fatal(err)
 			}
 			if want == nil {
@@ -388,10 +390,10 @@ func TestRun_LittleMemory_SameBits(t *testing.T) {
 		}
 		roomy := newTrainer(t, file, a, o)
 		limit := roomy.net.activationBytes(longest, true)
+		o.Memory = weightsBytes(file, a) + limit
 		scarce := newTrainer(t, file, a, o)
-		scarce.LimitMemory(limit)
 		for _, tr := range []*Trainer{roomy, scarce} {
-			if err := tr.Run(t.Context(), tinySample, "", func(Step) {}); err != nil {
+			if err := tr.Run(t.Context(), Course{Sample: tinySample}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -401,10 +403,14 @@ func TestRun_LittleMemory_SameBits(t *testing.T) {
 		if !slices.Equal(scarce.net.params.values, roomy.net.params.values) {
 			t.Errorf("LoRA %v: other weights with little memory", lora)
 		}
+		o.Memory--
 		short := newTrainer(t, file, a, o)
-		short.LimitMemory(limit - 1)
-		if err := short.Run(t.Context(), tinySample, "", func(Step) {}); err == nil || !strings.Contains(err.Error(), "shorter samples take less") {
+		if err := short.Run(t.Context(), Course{Sample: tinySample}); err == nil || !strings.Contains(err.Error(), "shorter samples take less") {
 			t.Errorf("a byte less: %v, want an error that says what helps", err)
+		}
+		o.Memory -= limit
+		if _, err := New(file, a, o); err == nil || !strings.Contains(err.Error(), "a smaller model or rank takes less") {
+			t.Errorf("too little for the weights: %v, want an error that says what helps", err)
 		}
 	}
 }
@@ -417,23 +423,23 @@ func TestRun_Resumed_SameBits(t *testing.T) {
 	o := options(Alternate, 2)
 	o.Distill = 0.3
 	whole := newTrainer(t, file, a, o)
-	if err := whole.Run(t.Context(), tinySample, "", func(Step) {}); err != nil {
+	if err := whole.Run(t.Context(), Course{Sample: tinySample}); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "state")
-	for _, until := range []int{1, 2, 7, 2 * o.Steps} { // samples: in the middle of a step and behind one
+	for _, until := range []int{1, 2, 7, 2*o.Steps + 1} { // samples: in the middle of a step and before one is made
 		ctx, cancel := context.WithCancel(t.Context())
 		tr := newTrainer(t, file, a, o)
 		var told []int
-		err := tr.Run(ctx, func(i int) (Sample, error) {
+		err := tr.Run(ctx, Course{Checkpoint: path, Of: "tiny", Progress: func(s Step) { told = append(told, s.Step) }, Sample: func(i int) (Sample, error) {
 			if i == until-1 {
 				cancel()
 			}
 			return tinySample(i)
-		}, path, func(s Step) { told = append(told, s.Step) })
+		}})
 		cancel()
-		if until < 2*o.Steps {
-			if !errors.Is(err, context.Canceled) || len(tr.Done()) != until/2 {
+		if until <= 2*o.Steps {
+			if !errors.Is(err, context.Canceled) || len(tr.Done()) != (until-1)/2 {
 				t.Fatalf("until sample %d: %v, %d steps", until, err, len(tr.Done()))
 			}
 			continue
@@ -445,31 +451,113 @@ func TestRun_Resumed_SameBits(t *testing.T) {
 			t.Error("other weights, moments or losses than without interruption")
 		}
 	}
-	other := newTrainer(t, tiny(t, "tiny-tied.gguf"), a, o).Run(t.Context(), tinySample, path, func(Step) {})
+	other := newTrainer(t, tiny(t, "tiny-tied.gguf"), a, o).Run(t.Context(), Course{Sample: tinySample, Checkpoint: path})
 	if other == nil || !strings.HasPrefix(other.Error(), path+": it was trained with the model ") {
 		t.Errorf("another model of the same shape: %v", other)
 	}
+	err := newTrainer(t, file, a, o).Run(t.Context(), Course{Sample: tinySample, Of: "other ones", Checkpoint: path})
+	if err == nil || err.Error() != path+": it was trained with samples tiny, not other ones; remove the file to begin anew" {
+		t.Errorf("other samples: %v", err)
+	}
 	o.LearningRate = 2e-3
-	err := newTrainer(t, file, a, o).Run(t.Context(), tinySample, path, func(Step) {})
+	err = newTrainer(t, file, a, o).Run(t.Context(), Course{Sample: tinySample, Checkpoint: path})
 	if err == nil || !strings.HasPrefix(err.Error(), path+": it was trained with options {") || !strings.HasSuffix(err.Error(), "; remove the file to begin anew") {
 		t.Errorf("other options: %v", err)
 	}
 }
 
-func TestRun_Diverged_KeepsTheLastGoodStep(t *testing.T) {
+// The step that spoils the weights is not saved: the state is that of before.
+func TestRun_Diverged_SavesWeightsThatGaveNumbers(t *testing.T) {
 	file := tiny(t, "tiny-tied.gguf")
 	path := filepath.Join(t.TempDir(), "state")
 	o := options(Full, 1)
 	o.LearningRate, o.WarmUp, o.Decay = 1e30, 0, 0
 	tr := newTrainer(t, file, nil, o)
-	err := tr.Run(t.Context(), tinySample, path, func(Step) {})
+	before := slices.Clone(tr.net.params.values)
+	tr.saveEvery = 0
+	err := tr.Run(t.Context(), Course{Sample: tinySample, Checkpoint: path})
 	var diverged *DivergedError
-	if !errors.As(err, &diverged) || diverged.Step != 2 {
+	if !errors.As(err, &diverged) || diverged.Step != 2 || diverged.Of != "the loss of sample 2" {
 		t.Fatalf("%v; want a DivergedError at step 2", err)
 	}
 	again := newTrainer(t, file, nil, o)
-	if err := again.resume(vfs.OS{}, path); err != nil || len(again.Done()) != 1 || !slices.Equal(again.net.params.values, tr.net.params.values) {
-		t.Errorf("resumed with %d steps (%v), want the one that went well", len(again.Done()), err)
+	if err := again.resume(vfs.OS{}, path); err != nil || len(again.Done()) != 0 || again.learnt != o.Batch || !slices.Equal(again.net.params.values, before) {
+		t.Errorf("resumed with %d steps and %d samples (%v), want the samples of the first step and the weights before it", len(again.Done()), again.learnt, err)
+	}
+}
+
+// Where the state cannot be saved, an interrupted run says so.
+func TestRun_Interrupted_TellsWhatIsLost(t *testing.T) {
+	file := tiny(t, "tiny-tied.gguf")
+	ctx, cancel := context.WithCancel(t.Context())
+	path := filepath.Join(t.TempDir(), "missing", "state")
+	err := newTrainer(t, file, nil, options(Full, 1)).Run(ctx, Course{Checkpoint: path, Sample: func(i int) (Sample, error) {
+		cancel()
+		return tinySample(i)
+	}})
+	if !errors.Is(err, fs.ErrNotExist) || errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want that the folder is missing", err)
+	}
+}
+
+// A validation that was interrupted anywhere goes on where it was, to the same figures.
+func TestValidate_Resumed_SameFigures(t *testing.T) {
+	file := tiny(t, "tiny-tied.gguf")
+	held := curriculum(t)
+	o := options(Dual, 1)
+	o.Steps = 1
+	run := func(tr *Trainer, path string, until int) error {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		return tr.Run(ctx, Course{Sample: tinySample, Checkpoint: path, Between: func() error {
+			if len(tr.Validations()) > len(tr.Done()) {
+				return nil
+			}
+			v, err := tr.Validate(ctx, held, true, func(done, _ int) {
+				if until--; until == 0 {
+					cancel()
+				}
+			})
+			if err == nil {
+				tr.Validated(v)
+			}
+			return err
+		}})
+	}
+	whole := newTrainer(t, file, tinyAdapter(t, file), o)
+	if err := run(whole, "", 1000); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "state")
+	var tr *Trainer
+	runs := 0
+	for err := context.Canceled; err != nil; runs++ {
+		tr = newTrainer(t, file, tinyAdapter(t, file), o)
+		if err = run(tr, path, 3); err != nil && !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+	}
+	if len(whole.Validations()) != 2 || !slices.Equal(tr.Validations(), whole.Validations()) || runs < 10 {
+		t.Errorf("in %d runs %+v, want %+v in at least ten", runs, tr.Validations(), whole.Validations())
+	}
+}
+
+func TestValidate_NotANumber_IsAnErrorAndNotSaved(t *testing.T) {
+	file := tiny(t, "tiny-tied.gguf")
+	path := filepath.Join(t.TempDir(), "state")
+	tr := newTrainer(t, file, nil, options(Full, 1))
+	err := tr.Run(t.Context(), Course{Sample: tinySample, Checkpoint: path, Between: func() error {
+		tr.net.params.values[0] = float32(math.NaN())
+		tr.net.repack(tr.pool)
+		_, err := tr.Validate(t.Context(), curriculum(t), false, func(int, int) {})
+		return err
+	}})
+	var diverged *DivergedError
+	if !errors.As(err, &diverged) || diverged.Step != 0 {
+		t.Errorf("%v, want a DivergedError", err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a state was saved (%v)", err)
 	}
 }
 
@@ -565,7 +653,7 @@ func TestAdapter_AfterTraining_IsWhatWasTrained(t *testing.T) {
 	file := tiny(t, "tiny-tied.gguf")
 	a := tinyAdapter(t, file)
 	tr := newTrainer(t, file, a, options(Dual, 2))
-	if err := tr.Run(t.Context(), tinySample, "", func(Step) {}); err != nil {
+	if err := tr.Run(t.Context(), Course{Sample: tinySample}); err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
@@ -594,7 +682,7 @@ func TestWriteModel_AfterTraining_IsWhatWasTrained(t *testing.T) {
 	for _, name := range []string{"tiny-tied.gguf", "tiny-untied.gguf"} {
 		file := tiny(t, name)
 		tr := newTrainer(t, file, nil, options(Dual, 2))
-		if err := tr.Run(t.Context(), tinySample, "", func(Step) {}); err != nil {
+		if err := tr.Run(t.Context(), Course{Sample: tinySample}); err != nil {
 			t.Fatal(err)
 		}
 		path := filepath.Join(t.TempDir(), "trained.gguf")
@@ -683,7 +771,7 @@ func TestRun_BadSample_IsNamed(t *testing.T) {
 		tr := newTrainer(t, file, tinyAdapter(t, file), options(Full, 1))
 		s := Sample{Tokens: []int32{1, 2, 3, 4, 5, 6}, Blocks: []int{2, 2, 2}, Targets: []int{5}}
 		c.change(&s)
-		err := tr.Run(t.Context(), func(int) (Sample, error) { return s, nil }, "", func(Step) {})
+		err := tr.Run(t.Context(), Course{Sample: func(int) (Sample, error) { return s, nil }})
 		if err == nil || err.Error() != c.want {
 			t.Errorf("%v, want %s", err, c.want)
 		}

@@ -117,7 +117,7 @@ func (a *Adapter) Fingerprint() [32]byte {
 
 // These are no limits of the computation: a file that has more is damaged.
 const (
-	maxHiddenSinks = 64
+	MaxHiddenSinks = 64
 	MaxLinkTokens  = 64 // behind each passage
 )
 
@@ -158,8 +158,8 @@ func (f *File) adapter(base *File) (_ *Adapter, err error) {
 	}
 	final, _ := f.Bool(finalOnlyKey)
 	sinks, _ := f.Uint(hiddenSinksKey)
-	if sinks > maxHiddenSinks {
-		return nil, f.Errorf(metadataField(hiddenSinksKey), "is %d, expected at most %d", sinks, maxHiddenSinks)
+	if sinks > MaxHiddenSinks {
+		return nil, f.Errorf(metadataField(hiddenSinksKey), "is %d, expected at most %d", sinks, MaxHiddenSinks)
 	}
 	if err := f.Err(); err != nil {
 		return nil, err

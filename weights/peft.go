@@ -77,6 +77,7 @@ func parsePEFTSettings(path string, config []byte) (*peftSettings, error) {
 	}{
 		{"peft_type", s.Type, s.Type != "LORA", "LORA"},
 		{"r", s.Rank, s.Rank < 1, "1 or more"},
+		{"lora_alpha", s.Alpha, !(s.Alpha > 0), "a positive number"},
 		{"bias", s.Bias, s.Bias != "" && s.Bias != "none", "none"},
 		{"use_dora", s.DoRA, s.DoRA, "false"},
 		{"fan_in_fan_out", s.FanInFanOut, s.FanInFanOut, "false"},

@@ -62,7 +62,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	case !started || errors.As(err, &usage):
 		fmt.Fprintf(errs, "tessera: %v\nhint: '%s --help' tells how it is used\n", err, cmd.CommandPath())
 		return wrongUsage
-	case ctx.Err() != nil:
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		fmt.Fprintln(errs, "tessera: interrupted")
 		return failed
 	}

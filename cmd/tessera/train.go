@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -48,6 +50,7 @@ type trainFlags struct {
 	snapshots bool
 	plot      string
 	merge     string
+	peft      string
 	export    string
 	finalOnly bool
 	hideSinks int
@@ -65,7 +68,7 @@ func trainCommand() *cobra.Command {
 with every passage attending to itself alone (block mode), with ordinary attention (full mode), or both. With --full, train all of the
 model's weights, and write a model.
 
-FILE is what 'tessera eval' reads. Questions that it marks as other than "train" are refused.
+FILE is what 'tessera eval' reads, in its JSON Lines form. Questions that it does not mark as "split":"train" are refused.
 
 The state is kept in ADAPTER.gguf.state as training goes on, at least once a minute: the same command goes on where it was ended.`,
 		Example: "  tessera train --data nq-train.jsonl.gz --data hotpotqa-train.jsonl.gz --distill 1 --steps 600 --out block.gguf",
@@ -105,6 +108,7 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 	flags.BoolVar(&f.snapshots, "snapshots", false, "write the adapter at every validation, too, as ADAPTER.stepN.gguf")
 	flags.StringVar(&f.plot, "plot", "", "draw the losses to this file, .svg or .png")
 	flags.StringVar(&f.merge, "merge", "", "write the model with the adapter in its matrices (as Q8_0) to this file, too")
+	flags.StringVar(&f.peft, "peft", "", "write the adapter in PEFT's form to this folder, too")
 	flags.StringVar(&f.export, "export", "", "train nothing: write the samples of all steps to this file, as JSON Lines of tokens, blocks and targets")
 	flags.BoolVar(&f.asJSON, "json", false, "print one JSON document")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -121,24 +125,26 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 			return &usageError{errors.New("no questions: want --data FILE")}
 		case f.out == "" && f.export == "":
 			return &usageError{errors.New("no place for the adapter: want --out FILE.gguf")}
-		case f.full && f.merge != "":
-			return &usageError{errors.New("--merge: puts an adapter into a model; with --full there is none")}
+		case f.full && (f.merge != "" || f.peft != ""):
+			return &usageError{errors.New("--merge and --peft: are of an adapter; with --full there is none")}
 		case f.full && f.keep > 0:
 			return &usageError{errors.New("--keep: compares with the model without the adapter; with --full there is none: want --keep 0")}
 		case f.full && f.finalOnly:
 			return &usageError{errors.New("--final-only: is of an adapter; with --full there is none")}
-		case (f.finalOnly || f.hideSinks > 0 || f.links > 0) && f.merge != "":
-			return &usageError{errors.New("--merge: in a model's matrices an adapter acts on every token and hides and links nothing; --final-only, --hide-sinks and --link-tokens go without it")}
+		case (f.finalOnly || f.hideSinks > 0 || f.links > 0) && (f.merge != "" || f.peft != "" || f.export != ""):
+			return &usageError{errors.New("--merge, --peft and --export: in a model's matrices and in other programs an adapter acts on every token and hides and links nothing; --final-only, --hide-sinks and --link-tokens go without them")}
 		case f.links < 0 || f.links > weights.MaxLinkTokens || f.full && f.links > 0:
 			return &usageError{fmt.Errorf("--link-tokens %d: want 0 to %d, and an adapter that holds them, not --full", f.links, weights.MaxLinkTokens)}
 		case f.links > 0 && f.options.Mode == train.Full:
 			return &usageError{errors.New("--link-tokens: stand in block mode's prompts; with --mode full there are none")}
-		case f.hideSinks < 0 || f.full && f.hideSinks > 0:
-			return &usageError{fmt.Errorf("--hide-sinks %d: want 0 or more, and an adapter that says so, not --full", f.hideSinks)}
+		case f.hideSinks < 0 || f.hideSinks > weights.MaxHiddenSinks || f.full && f.hideSinks > 0:
+			return &usageError{fmt.Errorf("--hide-sinks %d: want 0 to %d, and an adapter that says so, not --full", f.hideSinks, weights.MaxHiddenSinks)}
 		case f.patience < 0 || f.patience > 0 && f.validate == 0:
 			return &usageError{fmt.Errorf("--patience %d --validate %d: want at least 0, and something to validate on", f.patience, f.validate)}
 		case f.keep < 0 || f.keep >= 1:
 			return &usageError{fmt.Errorf("--keep %v: want a share from 0 to less than 1", f.keep)}
+		case f.keep == 0 && len(f.instruct) > 0:
+			return &usageError{errors.New("--instruct: is what --keep makes samples of, and --keep is 0")}
 		case len(f.questions) == 0 || slices.Min(f.questions) < 1:
 			return &usageError{fmt.Errorf("--questions %d: want at least 1", f.questions)}
 		case f.cloze < 0:
@@ -148,6 +154,14 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 		}
 		if _, err := figureFormat("--plot", f.plot); err != nil {
 			return err
+		}
+		for _, path := range []string{f.out, f.plot, f.merge, f.export} { // hours before it is written
+			if _, err := os.Stat(filepath.Dir(path)); path != "" && err != nil {
+				return err
+			}
+		}
+		if err := f.options.Check(); err != nil {
+			return &usageError{err}
 		}
 		return runTrain(cmd, &f)
 	}
@@ -196,13 +210,12 @@ func runTrain(cmd *cobra.Command, f *trainFlags) (err error) {
 			}
 		}
 	}
-	f.options.Threads = runtime.GOMAXPROCS(0)
+	f.options.Threads, f.options.Memory = runtime.GOMAXPROCS(0), freeMemory()/4*3 // there is more than weights and activations
 	t, err := train.New(file, adapter, f.options)
 	if err != nil {
 		return err
 	}
 	defer t.Close()
-	t.LimitMemory(freeMemory() / 2) // there is more than activations
 
 	report := &trainReport{Schema: 1, Adapter: f.out, Options: f.options, Examples: len(curriculum.Examples)}
 	err = f.run(cmd, t, file, curriculum, held)
@@ -239,12 +252,20 @@ func (f *trainFlags) write(t *train.Trainer, file *weights.File, path string) er
 	return t.Adapter().WriteGGUF(path, kernel.F16)
 }
 
-// drawAndMerge writes what --plot and --merge ask for.
+// drawAndMerge writes what --plot, --merge and --peft ask for.
 func (f *trainFlags) drawAndMerge(cmd *cobra.Command, file *weights.File, report *trainReport) error {
-	if f.merge != "" {
+	if f.merge != "" || f.peft != "" {
 		a, err := weights.OpenAdapter(f.out, file)
 		if err != nil {
 			return err
+		}
+		if f.peft != "" {
+			if err := a.WritePEFT(f.peft, file); err != nil {
+				return err
+			}
+		}
+		if f.merge == "" {
+			return f.draw(report)
 		}
 		bar := newProgress(cmd.ErrOrStderr(), "writing "+filepath.Base(f.merge), false)
 		err = file.Merge(cmd.Context(), f.merge, a, kernel.Q8_0, func(done, total int) { bar.set(int64(done), int64(total)) })
@@ -253,6 +274,11 @@ func (f *trainFlags) drawAndMerge(cmd *cobra.Command, file *weights.File, report
 			return err
 		}
 	}
+	return f.draw(report)
+}
+
+// draw draws what --plot asks for.
+func (f *trainFlags) draw(report *trainReport) error {
 	format, err := figureFormat("--plot", f.plot)
 	if err != nil || format == "" {
 		return err
@@ -268,6 +294,9 @@ func exportSamples(cmd *cobra.Command, f *trainFlags, c *train.Curriculum, to io
 	defer bar.clear()
 	n := f.options.Steps * f.options.Batch
 	for i := range n {
+		if err := cmd.Context().Err(); err != nil {
+			return err
+		}
 		s, err := c.Sample(i)
 		if err != nil {
 			return err
@@ -288,43 +317,38 @@ func exportSamples(cmd *cobra.Command, f *trainFlags, c *train.Curriculum, to io
 
 // run trains to the end, and validates before the first step and on the way.
 func (f *trainFlags) run(cmd *cobra.Command, t *train.Trainer, file *weights.File, c, held *train.Curriculum) error {
-	bar := newProgress(cmd.ErrOrStderr(), "training", false)
-	defer bar.clear()
-	ctx, end := context.WithCancelCause(cmd.Context())
-	defer end(nil)
-	check := func(step int) error {
-		if err := f.validateAt(cmd, t, file, held, step); err != nil {
-			return err
-		}
-		if f.patience > 0 && sinceLowest(t.Validations()) >= f.patience {
-			return errEnough
-		}
-		return nil
+	of, err := c.Hash()
+	if err != nil {
+		return err
 	}
-	began, tokens := time.Now(), 0
-	err := t.Run(ctx, func(i int) (train.Sample, error) {
-		if i == 0 && len(held.Examples) > 0 && len(t.Validations()) == 0 {
-			if err := check(0); err != nil {
-				return train.Sample{}, err
+	began, tokens, steps := time.Now(), 0, 0 // without validations
+	err = t.Run(cmd.Context(), train.Course{
+		Sample: c.Sample, Of: of, Checkpoint: f.out + ".state",
+		Progress: func(s train.Step) {
+			tokens, steps = tokens+s.Tokens, steps+1
+			took := time.Since(began)
+			left := took / time.Duration(steps) * time.Duration(f.options.Steps-s.Step)
+			fmt.Fprintf(cmd.ErrOrStderr(), "step %d of %d: %s, gradient %.2f, rate %.1e, %.0f tokens/s, %v left\n", s.Step, f.options.Steps, losses(s), s.Norm, s.Rate,
+				float64(tokens)/took.Seconds(), left.Round(time.Second))
+		},
+		Between: func() error {
+			paused := time.Now()
+			defer func() { began = began.Add(time.Since(paused)) }()
+			done, validated := len(t.Done()), t.Validations()
+			due := done%f.every == 0 || done == f.options.Steps
+			if len(held.Examples) > 0 && due && (len(validated) == 0 || validated[len(validated)-1].Step < done) {
+				if err := f.validation(cmd, t, file, held); err != nil {
+					return err
+				}
 			}
-		}
-		return c.Sample(i)
-	}, f.out+".state", func(s train.Step) {
-		tokens += s.Tokens
-		bar.clear()
-		fmt.Fprintf(cmd.ErrOrStderr(), "step %d of %d: %s, gradient %.2f, rate %.1e, %.0f tokens/s\n", s.Step, f.options.Steps, losses(s), s.Norm, s.Rate, float64(tokens)/time.Since(began).Seconds())
-		bar.set(int64(s.Step), int64(f.options.Steps))
-		if len(held.Examples) > 0 && (s.Step%f.every == 0 || s.Step == f.options.Steps) {
-			if err := check(s.Step); err != nil {
-				end(err)
+			if f.patience > 0 && sinceLowest(t.Validations()) >= f.patience {
+				return errEnough
 			}
-		}
+			return nil
+		},
 	})
-	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, errEnough):
+	if errors.Is(err, errEnough) {
 		return nil
-	case cause != nil && cmd.Context().Err() == nil:
-		return cause
 	}
 	return err
 }
@@ -343,22 +367,26 @@ func sinceLowest(list []train.Validation) int {
 	return len(list) - 1 - lowest
 }
 
-// validateAt validates, and writes what --snapshots and --patience ask for.
-func (f *trainFlags) validateAt(cmd *cobra.Command, t *train.Trainer, file *weights.File, held *train.Curriculum, step int) error {
-	v, err := validate(t, held, step, f.keep > 0)
+// validation validates, and writes what --snapshots and --patience ask for.
+func (f *trainFlags) validation(cmd *cobra.Command, t *train.Trainer, file *weights.File, held *train.Curriculum) error {
+	bar := newProgress(cmd.ErrOrStderr(), "validating", false)
+	v, err := t.Validate(cmd.Context(), held, f.keep > 0, func(done, total int) { bar.set(int64(done), int64(total)) })
+	bar.clear()
 	if err != nil {
 		return err
 	}
-	t.Validated(v)
 	fmt.Fprintf(cmd.ErrOrStderr(), "held out: full %.3f, block %.3f, kept %.4f\n", v.Full, v.Block, v.Kept)
-	if f.snapshots && step > 0 {
-		if err := f.write(t, file, fmt.Sprintf("%s.step%d.gguf", strings.TrimSuffix(f.out, ".gguf"), step)); err != nil {
+	if f.snapshots && v.Step > 0 {
+		if err := f.write(t, file, fmt.Sprintf("%s.step%d.gguf", strings.TrimSuffix(f.out, ".gguf"), v.Step)); err != nil {
 			return err
 		}
 	}
-	if f.patience > 0 && sinceLowest(t.Validations()) == 0 {
-		return f.write(t, file, f.out)
+	if f.patience > 0 && sinceLowest(append(slices.Clone(t.Validations()), v)) == 0 {
+		if err := f.write(t, file, f.out); err != nil {
+			return err
+		}
 	}
+	t.Validated(v)
 	return nil
 }
 
@@ -373,46 +401,6 @@ func losses(s train.Step) string {
 		}
 	}
 	return strings.Join(parts, ", ")
-}
-
-// keptValidated is how many samples validation takes on which the model is to stay as it is.
-const keptValidated = 16
-
-func validate(t *train.Trainer, held *train.Curriculum, step int, keep bool) (v train.Validation, err error) {
-	v.Step = step
-	for i := range held.Examples {
-		s, err := held.Sample(i)
-		if err != nil {
-			return v, err
-		}
-		for _, m := range []struct {
-			mode train.Mode
-			sum  *float64
-		}{{train.Full, &v.Full}, {train.Block, &v.Block}} {
-			loss, err := t.Loss(&s, m.mode)
-			if err != nil {
-				return v, err
-			}
-			*m.sum += loss / float64(len(held.Examples))
-		}
-	}
-	if !keep {
-		return v, nil
-	}
-	kept := *held
-	kept.Keep = 1
-	for i := range keptValidated {
-		s, err := kept.Sample(i)
-		if err != nil {
-			return v, err
-		}
-		kl, err := t.Kept(&s)
-		if err != nil {
-			return v, err
-		}
-		v.Kept += kl / keptValidated
-	}
-	return v, nil
 }
 
 // newCurriculum makes samples as the model in file wants them; what they are made of is still to come.
@@ -447,9 +435,13 @@ func (f *trainFlags) curricula(file *weights.File) (c, held *train.Curriculum, e
 	c.Questions, c.MaxTokens, c.Samples, c.Keep, c.Seed = f.questions, f.maxTokens, f.options.Steps*f.options.Batch, f.keep, f.options.Seed
 	for _, stretch := range strings.Split(f.passages, ",") {
 		var r train.Range
-		if n, err := fmt.Sscanf(stretch, "%d-%d", &r.Fewest, &r.Most); n == 1 {
-			r.Most = r.Fewest
-		} else if err != nil {
+		fewest, most, isRange := strings.Cut(stretch, "-")
+		if !isRange {
+			most = fewest
+		}
+		var notFewest, notMost error
+		r.Fewest, notFewest = strconv.Atoi(fewest)
+		if r.Most, notMost = strconv.Atoi(most); notFewest != nil || notMost != nil {
 			return nil, nil, &usageError{fmt.Errorf("--passages %q: want a number, or a range as 3-6", stretch)}
 		}
 		if r.Fewest < 1 || r.Most < r.Fewest {
@@ -506,8 +498,8 @@ func readExamples(path string) ([]train.Example, error) {
 	}
 	var examples []train.Example
 	for _, q := range d.Questions {
-		if q.Split != "" && q.Split != "train" {
-			return nil, fmt.Errorf("%s: question %s: split is %q; training takes only questions marked \"train\"", path, q.ID, q.Split)
+		if q.Split != "train" {
+			return nil, fmt.Errorf("%s: question %s: split is %q; training takes only questions marked \"split\":\"train\"", path, q.ID, q.Split)
 		}
 		e := train.Example{ID: q.ID, Question: q.Text, Answers: q.Answers}
 		annotated := slices.ContainsFunc(q.Passages, func(p eval.Passage) bool { return p.Gold })
@@ -542,7 +534,11 @@ func readInstructions(path string) (examples []train.Example, err error) {
 	}
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 16<<20)
-	for n := 1; lines.Scan(); n++ {
+	n := 0
+	for lines.Scan() {
+		if n++; len(bytes.TrimSpace(lines.Bytes())) == 0 {
+			continue
+		}
 		var one struct{ ID, Instruction, Input, Output string }
 		if err := json.Unmarshal(lines.Bytes(), &one); err != nil {
 			return nil, fmt.Errorf("%s:%d: %w", path, n, err)
@@ -556,5 +552,8 @@ func readInstructions(path string) (examples []train.Example, err error) {
 		}
 		examples = append(examples, train.Example{ID: filepath.Base(path) + " " + one.ID, Question: text, Answers: []string{one.Output}, System: instructSystem})
 	}
-	return examples, lines.Err()
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("%s:%d: %w", path, n+1, err)
+	}
+	return examples, nil
 }

@@ -27,11 +27,15 @@ MODES = ["full", "block", "dual", "alternate"]  # dual: both, the loss being the
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 FAMILY = ["llama", "mistral"]  # the Hugging Face models that are architecture `llama` in a GGUF, which is what Tessera runs
 SAVE_EVERY = 45  # seconds; leaves room for a step before a minute is over
-DIVERGED = "the weights are left as the step before made them. A lower --lr or --clip may help"
+DIVERGED = "training went astray. A lower --lr or --clip may help, in a run of its own"
 
 
 class Unusable(Exception):
     """Something that was given, or came out, that training cannot go on with. The message is for the user."""
+
+
+class Diverged(Unusable):
+    """A loss or gradient is no finite number."""
 
 
 @dataclass
@@ -116,14 +120,18 @@ def run(o: argparse.Namespace) -> None:
     while done < steps:
         try:
             seen = gather(model, samples, done, o)
+        except Diverged:
+            raise  # the weights are worth nothing: the state that was written before stays
         except BaseException:
             state.save(done)  # the weights are still those of the step before
             raise
+        if time.monotonic() - saved > SAVE_EVERY:
+            state.save(done)  # before the step: these weights gave losses that are numbers
+            saved = time.monotonic()
         update(state.optimizer, seen, learning_rate(done, steps, o.lr, o.warm_up), o.clip)
         done += 1
-        if time.monotonic() - saved > SAVE_EVERY or done == steps:
+        if done == steps:
             state.save(done)
-            saved = time.monotonic()
         seconds = time.monotonic() - began
         tokens += seen.pop("tokens")
         values = ", ".join(f"{name} {value:.4f}" for name, value in seen.items())
@@ -203,12 +211,12 @@ def gather(model: torch.nn.Module, samples: list[Sample], step: int, o: argparse
         seen = learn(model, samples[i], drawn(o.mode, o.block_share, o.seed, i), o.block_share, o.distill, o.keep_weight, 1 / o.batch, o.attention)
         for name, value in seen.items():
             if not math.isfinite(value):
-                raise Unusable(f"step {step + 1}: {name} of sample {i} is {value}; {DIVERGED}")
+                raise Diverged(f"step {step + 1}: {name} of sample {i} is {value}; {DIVERGED}")
             values.setdefault(name, []).append(value)
         tokens += len(samples[i].ids) * sum(name in seen for name in ("full", "block", "kept"))
     norm = torch.nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None).item()
     if not math.isfinite(norm):
-        raise Unusable(f"step {step + 1}: the norm of the gradient is {norm}; {DIVERGED}")
+        raise Diverged(f"step {step + 1}: the norm of the gradient is {norm}; {DIVERGED}")
     return {name: sum(v) / len(v) for name, v in values.items()} | {"gradient": norm, "tokens": tokens}
 
 
