@@ -1,6 +1,7 @@
 package tessera
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"github.com/tessera-llm/tessera/corpus"
 	"github.com/tessera-llm/tessera/engine"
 	"github.com/tessera-llm/tessera/prompt"
+	"github.com/tessera-llm/tessera/weights"
 )
 
 // PassageTokens is about how long a passage gets when a long document is split, DefaultPassages how many a question gets.
@@ -37,7 +39,7 @@ type Question struct {
 	Passages  int               // how many passages the prompt holds at most, the best by BM25; 0: DefaultPassages
 	System    string            // system message; "": prompt.DefaultSystem
 	Attention Attention         // "": Auto
-	Parts     int               // of the passages that are seen each by itself, beside all (docs/training.md, "Parts of the passages"), with Block; 0: 1, nothing beside. Auto has those of the evaluation record
+	Parts     int               // with Block: of the passages, each seen by itself beside all of them, see engine.Views; 0: none. Auto takes the number of the evaluation record
 	MaxTokens int               // 0: DefaultMaxTokens
 	engine.Sampling
 
@@ -48,10 +50,6 @@ type Question struct {
 // Ask answers a question: documents → passages → blocks → keys and values, stored or computed → final block → answer.
 func (t *Tessera) Ask(ctx context.Context, q Question) (*Receipt, error) {
 	start := time.Now()
-	attention, parts, err := t.attention(q.Attention, q.Parts)
-	if err != nil {
-		return nil, err
-	}
 	documents, question, err := t.passages(ctx, &q)
 	if err != nil {
 		return nil, err
@@ -60,19 +58,9 @@ func (t *Tessera) Ask(ctx context.Context, q Question) (*Receipt, error) {
 	if err != nil {
 		return nil, err
 	}
-	maxTokens := q.MaxTokens
-	if maxTokens == 0 {
-		maxTokens = DefaultMaxTokens
-	}
-	prepared := time.Since(start)
-	r, err := t.engine.Generate(ctx, engine.Request{
-		Blocks: blocks, Attention: attention, Parts: parts, Sampling: q.Sampling, MaxTokens: maxTokens,
-		Emit: q.Emit, Progress: q.Progress,
-	})
-	if err != nil {
-		return nil, err
-	}
-	return t.receipt(r, attention, blocks, documents, prepared), nil
+	return t.generate(ctx, start, blocks, documents, Generation{
+		Attention: q.Attention, Parts: q.Parts, MaxTokens: cmp.Or(q.MaxTokens, DefaultMaxTokens), Sampling: q.Sampling, Emit: q.Emit, Progress: q.Progress,
+	}, false)
 }
 
 // attention resolves Auto, Block where the evaluation record of these weights passes the quality gate, else Full; and in how many parts the passages are seen.
@@ -100,6 +88,12 @@ func (t *Tessera) attention(a Attention, parts int) (engine.Attention, int, erro
 	}
 	return "", 0, fmt.Errorf("attention: %q; want %s, %s or %s", a, Auto, Block, Full)
 }
+
+// Record is the evaluation record of the model with its adapter, nil where nobody has measured them.
+func (t *Tessera) Record() *weights.Record { return t.record }
+
+// AutoIsBlock tells whether Auto is Block with this model and adapter, by the quality gate.
+func (t *Tessera) AutoIsBlock() bool { return t.record != nil && t.record.Passes() }
 
 // CheckParts says what is wrong with asking for passages in so many parts in this mode; 0 asks for none.
 func (a Attention) CheckParts(parts int) error {

@@ -87,8 +87,8 @@ func want[T comparable](t *testing.T, what string, got, want T) {
 }
 
 var rivers = []corpus.Document{
-	{ID: "rhine", Title: "Rhine", Text: "It ends in the North Sea."},
 	{ID: "danube", Title: "Danube", Text: "It ends in the Black Sea."},
+	{ID: "rhine", Title: "Rhine", Text: "It ends in the North Sea."},
 	{ID: "plain", Text: "Rivers end in seas."},
 }
 
@@ -161,13 +161,13 @@ func TestAsk_MarkedPrompt_IsTheSameBlocksAsDocuments(t *testing.T) {
 	x, _ := open(t, tessera.Options{})
 	q := riverQuestion()
 	structured := ask(t, x, q)
-	q.Text = "Rivers end in seas.\n[[block]]\nTitle: Danube\nIt ends in the Black Sea.\n[[block]]\nTitle: Rhine\nIt ends in the North Sea.\n[[block]]\n" + q.Text
+	q.Text = "Title: Danube\nIt ends in the Black Sea.\n[[block]]\nRivers end in seas.\n[[block]]\nTitle: Rhine\nIt ends in the North Sea.\n[[block]]\n" + q.Text
 	q.Documents = nil
 	marked := ask(t, x, q)
 	want(t, "ids", column(marked, id), column(structured, id))
 	want(t, "sources", column(marked, source), "ram ram ram ram computed")
 	want(t, "answer", marked.Answer, structured.Answer)
-	want(t, "title", marked.Blocks[2].Title, "Danube")
+	want(t, "title", marked.Blocks[1].Title, "Danube")
 }
 
 func TestAsk_LongDocuments_AreSplitAndTheBestTaken(t *testing.T) {
@@ -361,8 +361,8 @@ func TestChat_LaterTurns_ReuseWhatStands(t *testing.T) {
 		t.Fatal(err)
 	}
 	single := ask(t, x, tessera.Question{Text: "Title", Attention: tessera.Block, MaxTokens: 1}) // another system message
-	if first.Blocks[1].ID == single.Blocks[0].ID {
-		t.Error("blocks of different text share an id")
+	if first.Blocks[0].ID == single.Blocks[0].ID {
+		t.Error("system blocks of different text share an id")
 	}
 	messages = append(messages, tessera.Message{Role: tessera.Assistant, Content: "Ravens."},
 		tessera.Message{Role: tessera.User, Content: "Who hears?", Documents: []prompt.Document{{ID: "c", Text: "Rooks live in colonies."}, birds[1]}})

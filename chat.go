@@ -10,7 +10,6 @@ import (
 	"github.com/tessera-llm/tessera/grammar"
 	"github.com/tessera-llm/tessera/kv"
 	"github.com/tessera-llm/tessera/prompt"
-	"github.com/tessera-llm/tessera/weights"
 )
 
 // A Message is one of a chat.
@@ -48,6 +47,7 @@ type Generation struct {
 	Likely   int  // and of so many likeliest ones in the place of each
 	Token    func(engine.Token)
 	Emit     func(text string) error // is given the answer as it comes; may be nil
+	Progress func(done, total int)   // as in Question
 }
 
 // A MessageError says which message of a chat cannot be where it is.
@@ -194,7 +194,7 @@ func (t *Tessera) generate(ctx context.Context, start time.Time, blocks []prompt
 	defer leave()
 	r, err := t.engine.Generate(ctx, engine.Request{
 		Blocks: blocks, Attention: attention, Parts: parts, Sampling: g.Sampling, MaxTokens: most, Salt: g.Salt, Grammar: g.Grammar,
-		Logprobs: g.Logprobs, Likely: g.Likely, Echo: echo, Token: g.Token, Emit: g.Emit,
+		Logprobs: g.Logprobs, Likely: g.Likely, Echo: echo, Token: g.Token, Emit: g.Emit, Progress: g.Progress,
 	})
 	if err != nil {
 		return nil, err
@@ -284,12 +284,6 @@ func (t *Tessera) Warm(ctx context.Context, documents []prompt.Document, salt []
 	}
 	return taken, err
 }
-
-// Record is the evaluation record of the model with its adapter, nil where nobody has measured them.
-func (t *Tessera) Record() *weights.Record { return t.record }
-
-// AutoIsBlock tells whether Auto is Block with this model and adapter, by the quality gate.
-func (t *Tessera) AutoIsBlock() bool { return t.record != nil && t.record.Passes() }
 
 // KVBytes is the memory that the keys and values of so many tokens take.
 func (t *Tessera) KVBytes(tokens int) int64 { return int64(t.model.KVShape(kv.F16, tokens).Bytes()) }

@@ -188,9 +188,6 @@ func language(file *weights.File) (*tokenizer.Tokenizer, *prompt.Template, error
 	return tok, template, err
 }
 
-// LoadTime is how long Open took.
-func (t *Tessera) LoadTime() time.Duration { return t.load }
-
 // Close waits until computed blocks are written, and frees the model. No question may be under way.
 func (t *Tessera) Close() error { return t.close() }
 

@@ -46,6 +46,7 @@ type Row struct {
 	Cache        string `json:"cache"`         // what was stored before: none, ram or disk
 	Blocks       int    `json:"blocks"`        // that the prompt is cut into, the final one included
 	KVBytes      int    `json:"kv_bytes"`      // found stored, not computed
+	Adapter      string `json:"adapter,omitempty"`
 
 	TokensPerSecond *float64 `json:"tokens_per_s"` // null: not what this test measures
 	TTFT            *float64 `json:"ttft_ms"`
@@ -59,10 +60,28 @@ type Row struct {
 	FLOPs       float64 `json:"flops"`        // to the first token, attention included; decode: of one token
 	MatrixFLOPs float64 `json:"matrix_flops"` // of these, what the matrices take: the paper counts so
 
-	Against    *Reduction `json:"reduction,omitempty"` // ttft: against full attention over the same prompt
+	Against    *Reduction `json:"reduction,omitempty"`      // ttft: against full attention over the same prompt
+	Slower     *float64   `json:"slower_percent,omitempty"` // with an adapter: than without it
 	Paper      *Paper     `json:"paper,omitempty"`
 	TimingOnly bool       `json:"timing_only"` // longer than the model's context: it would answer nonsense, in the same time
 	Note       string     `json:"note,omitempty"`
+}
+
+// WithAdapter are the rows of a test, and those of the same test with an adapter of this name, which say what it costs.
+func WithAdapter(without, with []Row, name string) []Row {
+	for i := range with {
+		row, base := &with[i], &without[i]
+		row.Adapter = name
+		ratio := 0.0
+		if row.TTFT != nil {
+			ratio = *row.TTFT / *base.TTFT
+		} else {
+			ratio = *base.TokensPerSecond / *row.TokensPerSecond
+		}
+		slower := 100 * (ratio - 1)
+		row.Slower = &slower
+	}
+	return append(without, with...)
 }
 
 // A Reduction is how much less than full attention, in percent.

@@ -87,6 +87,9 @@ func (r *Report) series() (all []*series) {
 				name += map[string]string{"none": ", nothing stored", "ram": ", stored in RAM", "disk": ", stored on disk"}[row.Cache]
 			}
 		}
+		if row.Adapter != "" {
+			name += ", " + row.Adapter
+		}
 		at := slices.IndexFunc(all, func(s *series) bool { return s.name == name })
 		if at < 0 {
 			at, all = len(all), append(all, &series{name: name})

@@ -83,6 +83,9 @@ func (n *notes) of(r *Row) (marks string) {
 	if r.Note != "" {
 		marks += n.mark(r.Note)
 	}
+	if r.Slower != nil {
+		marks += n.mark(fmt.Sprintf("with %s, which costs %+.1f %% of the time without it", r.Adapter, *r.Slower))
+	}
 	return marks
 }
 

@@ -62,7 +62,7 @@ func TestCollection_KilledAtAnyMoment_NothingTwiceNothingLost(t *testing.T) {
 		if err := p.Start(); err != nil {
 			t.Fatal(err)
 		}
-		patience := 20*time.Millisecond + rand.N(200*time.Millisecond)
+		patience := 20*time.Millisecond + rand.N(time.Duration(kills+1)*50*time.Millisecond) // no machine is done before the first one
 		if kills == 12 {
 			patience = 2 * time.Minute
 		}
@@ -107,6 +107,9 @@ func TestCollection_KilledAtAnyMoment_NothingTwiceNothingLost(t *testing.T) {
 		}
 	}
 	t.Logf("%d kills", kills)
+	if kills == 0 {
+		t.Error("it ended before it could be killed")
+	}
 }
 
 // A hundred thousand passages of about 80 words, by the laws of words in English (Zipf's, 50,000 of them): how long they take to be taken

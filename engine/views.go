@@ -121,7 +121,7 @@ func (v *Views) Next(token int32) []model.Sequence {
 		}
 		most, _ := total(v.list)
 		v.answered++
-		parts := slices.DeleteFunc(v.list[1:], func(one *view) bool { return v.answered > PartTokens || one.said < most-negligible })
+		parts := slices.DeleteFunc(v.list[1:], func(one *view) bool { return v.answered >= PartTokens || one.said < most-negligible })
 		v.list = v.list[:1+len(parts)]
 	}
 	batch := make([]model.Sequence, len(v.list))

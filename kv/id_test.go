@@ -2,7 +2,11 @@ package kv
 
 import (
 	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/zeebo/blake3"
@@ -30,6 +34,19 @@ func TestID_IsTheHashThatTheDocumentDescribes(t *testing.T) {
 	field(slices.Concat(u32(7), u32(0xffffffff), u32(1<<20)))
 	if got, want := in.ID(), ID(blake3.Sum256(b)); got != want {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// A version that is raised is raised in the document, too.
+func TestID_VersionsAreThoseOfTheDocument(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "docs", "block-format.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []string{fmt.Sprintf("| format version | 4 | %d, ", formatVersion), fmt.Sprintf("| numerics version | 4 | %d, ", NumericsVersion)} {
+		if !strings.Contains(string(doc), row) {
+			t.Errorf("docs/block-format.md has no row %q", row)
+		}
 	}
 }
 

@@ -49,7 +49,7 @@ func asAPIError(err error) *apiError {
 	var (
 		api      *apiError
 		tooLarge *http.MaxBytesError
-		context_ *engine.ContextError
+		tooLong  *engine.ContextError
 		sampling *engine.SamplingError
 		message  *tessera.MessageError
 		schema   *grammar.SchemaError
@@ -64,7 +64,7 @@ func asAPIError(err error) *apiError {
 		return api
 	case errors.As(err, &tooLarge):
 		return &apiError{Status: http.StatusRequestEntityTooLarge, Type: "invalid_request_error", Message: fmt.Sprintf("the body is larger than %d bytes", tooLarge.Limit)}
-	case errors.As(err, &context_):
+	case errors.As(err, &tooLong):
 		return bad("messages", "context_length_exceeded")
 	case errors.As(err, &memory):
 		return bad("messages", "too_large")

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/tessera-llm/tessera"
 	"github.com/tessera-llm/tessera/corpus"
@@ -96,11 +97,12 @@ func (l *library) close() error {
 	return errors.Join(errs...)
 }
 
-// collections is GET /api/collections.
+// collections is GET /api/collections. One that another process has open, or that is damaged, does not hide the others.
 func (s *Server) collections(w http.ResponseWriter, r *http.Request, k *Key) error {
 	type entry struct {
 		Name string `json:"name"`
-		corpus.CollectionStat
+		*corpus.CollectionStat
+		Error string `json:"error,omitempty"` // why it cannot be opened
 	}
 	list := []entry{}
 	if s.library.root != "" {
@@ -109,11 +111,14 @@ func (s *Server) collections(w http.ResponseWriter, r *http.Request, k *Key) err
 			return err
 		}
 		for _, name := range names {
-			c, err := s.library.get(k, name, false)
-			if err != nil {
-				return err
+			e := entry{Name: name}
+			if c, err := s.library.get(k, name, false); err != nil {
+				e.Error = err.Error()
+			} else {
+				stat := c.Stat()
+				e.CollectionStat = &stat
 			}
-			list = append(list, entry{name, c.Stat()})
+			list = append(list, e)
 		}
 	}
 	writeJSON(w, map[string]any{"collections": list})
@@ -176,30 +181,16 @@ func (s *Server) addFiles(w http.ResponseWriter, r *http.Request, k *Key) error 
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return err
 	}
-	parts, err := r.MultipartReader()
+	body := &steadyBody{ReadCloser: r.Body, connection: http.NewResponseController(w), patience: s.bodyTime}
+	r.Body = body
+	paths, err := keepFiles(folder, r)
+	if body.stands {
+		return tooSlow(w, "nothing came of the files for %v", s.bodyTime)
+	}
 	if err != nil {
-		return invalid("", "expected a form with files (multipart/form-data): %v", err)
+		return err
 	}
-	var paths []string
-	for {
-		part, err := parts.NextPart()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return uploadError(err)
-		}
-		path, err := keepFile(folder, part)
-		if err != nil {
-			return err
-		}
-		if path != "" {
-			paths = append(paths, path)
-		}
-	}
-	if len(paths) == 0 {
-		return invalid("files", "the form has no files")
-	}
+	_ = body.connection.SetReadDeadline(time.Time{}) // as in receive
 	beginStream(w)
 	// What was sent is taken in whether or not someone waits for it.
 	report, err := c.Ingest(context.WithoutCancel(r.Context()), corpus.Ingestion{
@@ -218,6 +209,49 @@ func (s *Server) addFiles(w http.ResponseWriter, r *http.Request, k *Key) error 
 		return err
 	}
 	return endStream(w)
+}
+
+// A steadyBody may take as long as it comes: each read of it has patience anew.
+type steadyBody struct {
+	io.ReadCloser
+	connection *http.ResponseController
+	patience   time.Duration
+	stands     bool // a read had none left; of a part's head that ends so, the form's reader says that it is malformed
+}
+
+func (b *steadyBody) Read(p []byte) (int, error) {
+	_ = b.connection.SetReadDeadline(time.Now().Add(b.patience)) // as in receive
+	n, err := b.ReadCloser.Read(p)
+	b.stands = b.stands || errors.Is(err, os.ErrDeadlineExceeded)
+	return n, err
+}
+
+// keepFiles writes the files of a form, of which there is one at least.
+func keepFiles(folder string, r *http.Request) (paths []string, err error) {
+	parts, err := r.MultipartReader()
+	if err != nil {
+		return nil, invalid("", "expected a form with files (multipart/form-data): %v", err)
+	}
+	for {
+		part, err := parts.NextPart()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, uploadError(err)
+		}
+		path, err := keepFile(folder, part)
+		if err != nil {
+			return nil, err
+		}
+		if path != "" {
+			paths = append(paths, path)
+		}
+	}
+	if len(paths) == 0 {
+		return nil, invalid("files", "the form has no files")
+	}
+	return paths, nil
 }
 
 // keepFile writes a file of a form under the last part of its name.

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -76,10 +77,20 @@ func TestMemory_AnswersThatDoNotFitTogether_Wait(t *testing.T) {
 			done <- status
 		}()
 	}
-	for range 4 {
-		if status := <-done; status != 200 {
-			t.Errorf("one of four that do not fit together: %d", status)
+	most := 0 // of them under way
+	for left := 4; left > 0; {
+		select {
+		case status := <-done:
+			if left--; status != 200 {
+				t.Errorf("one of four that do not fit together: %d", status)
+			}
+		case <-time.After(100 * time.Microsecond):
+			answers, prompts := x.Load()
+			most = max(most, answers+prompts)
 		}
+	}
+	if most != 1 {
+		t.Errorf("%d of four that do not fit together were computed at once", most)
 	}
 }
 
@@ -204,5 +215,53 @@ func TestSlowBodies_KeepNobodyWaiting(t *testing.T) {
 	}
 	if answer, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 200 ") {
 		t.Errorf("a body in two parts: %v, %.200q", err, answer)
+	}
+}
+
+// Files may take longer than a request otherwise may, as long as they come; who stops sending is told to go.
+func TestUpload_MayTakeLong_NotStandStill(t *testing.T) {
+	x, err := tessera.Open(tessera.Options{Model: testenv.Tiny("tiny-tied.gguf"), Threads: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	server := New(x, Options{Library: t.TempDir()})
+	defer server.Close()
+	server.bodyTime = 3 * time.Second
+	s := httptest.NewUnstartedServer(server)
+	s.Config.ReadHeaderTimeout, s.Config.ReadTimeout = 10*time.Second, 200*time.Millisecond
+	s.Start()
+	defer s.Close()
+	form := "--b\r\nContent-Disposition: form-data; name=\"files\"; filename=\"a.txt\"\r\n\r\nRavens hide food.\r\n--b--\r\n"
+	send := func(parts ...string) net.Conn {
+		t.Helper()
+		c, err := net.Dial("tcp", s.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		head := fmt.Sprintf("POST /api/collections/birds/files HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: %d\r\n\r\n", len(form))
+		for _, part := range append([]string{head}, parts...) {
+			if _, err := io.WriteString(c, part); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(150 * time.Millisecond)
+		}
+		return c
+	}
+	whole, cutInHead, cutInText := send(form[:20], form[20:70], form[70:]), send(form[:20]), send(form[:80])
+	for _, tt := range []struct {
+		name         string
+		c            net.Conn
+		status, text string
+	}{
+		{"in three parts", whole, "200", `"added":1`},
+		{"that ends in the head of a file", cutInHead, "408", "nothing came of the files for 3s"},
+		{"that ends in the text of a file", cutInText, "408", "nothing came of the files for 3s"},
+	} {
+		answer, err := io.ReadAll(tt.c) // to the end: the server closes
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 "+tt.status+" ") || !strings.Contains(string(answer), tt.text) {
+			t.Errorf("a form %s: %v, %q; want %s with %q", tt.name, err, answer, tt.status, tt.text)
+		}
 	}
 }

@@ -101,7 +101,9 @@ func (s *Server) respond(w http.ResponseWriter, r *http.Request, k *Key) error {
 		return err
 	}
 	a := response{s: s, w: w, q: &q, id: "resp_" + id(), item: "msg_" + id(), created: time.Now().Unix()}
+	text := "" // as it was emitted: the receipt's answer is without spaces around it
 	g.Emit = func(piece string) error {
+		text += piece
 		if !q.Stream {
 			return nil
 		}
@@ -114,8 +116,8 @@ func (s *Server) respond(w http.ResponseWriter, r *http.Request, k *Key) error {
 	if err != nil {
 		return err
 	}
-	a.citations = citationsOf(messages[len(messages)-1].Content, got.Answer, documents)
-	whole := a.body(got.Answer, got, &receipt{Receipt: got, Documents: documents})
+	a.citations = citationsOf(messages[len(messages)-1].Content, text, documents)
+	whole := a.body(text, got, &receipt{Receipt: got, Documents: documents})
 	if !q.Stream {
 		writeJSON(w, whole)
 		return nil
@@ -123,7 +125,7 @@ func (s *Server) respond(w http.ResponseWriter, r *http.Request, k *Key) error {
 	if err := a.begin(); err != nil { // an answer without text has sent nothing yet
 		return err
 	}
-	return a.end(got.Answer, whole)
+	return a.end(text, whole)
 }
 
 // grammar is what the format holds answers to, nil for none.

@@ -3,7 +3,7 @@
 //	/v1/chat/completions  /v1/completions  /v1/responses                          chat.go, completions.go, responses.go
 //	/v1/models  /tokenize  /detokenize                                            completions.go
 //	/api/collections  /api/store                                                  collections.go, store.go
-//	/health  /ready  /metrics                                                     here, metrics.go
+//	/health  /ready  /metrics  /openapi.json                                      here, metrics.go, openapi.json
 //	/                                                                             web/, embedded
 //
 // A request passes, in this order: the check of where it comes from, its key, the limit of its body, its tenant's rate, its body, the queue,
@@ -68,7 +68,7 @@ type Server struct {
 	library library
 	started time.Time
 
-	bodyTime time.Duration // within which the body of a request that is computed has to come
+	bodyTime time.Duration // within which the body of a request that is computed has to come, and something of one with files
 }
 
 // New makes a Server. The Tessera must be closed after the last request.
@@ -111,7 +111,7 @@ func New(t *tessera.Tessera, o Options) *Server {
 	s.handle("GET /metrics", s.metrics.serve)
 	open := func(w http.ResponseWriter, r *http.Request) { writeJSON(w, map[string]string{"status": "ok"}) }
 	s.route("GET /health", open)
-	s.route("GET /ready", open) // the model is loaded before the server listens
+	s.route("GET /ready", open) // who connected before the model was loaded has waited until here
 	s.route("GET /openapi.json", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(openAPI)
@@ -231,8 +231,7 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request) error {
 	_ = connection.SetReadDeadline(time.Now().Add(s.bodyTime))
 	body, err := io.ReadAll(r.Body)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		w.Header().Set("Connection", "close")
-		return &apiError{Status: http.StatusRequestTimeout, Type: "invalid_request_error", Code: "timeout", Message: fmt.Sprintf("the body did not come within %v", s.bodyTime)}
+		return tooSlow(w, "the body did not come within %v", s.bodyTime)
 	}
 	if err != nil {
 		return err
@@ -240,6 +239,12 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request) error {
 	_ = connection.SetReadDeadline(time.Time{}) // else the answer would end there: it is watched whether the client is still there
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	return nil
+}
+
+// tooSlow is the error for a body that does not come, after which nothing is read of the connection.
+func tooSlow(w http.ResponseWriter, format string, args ...any) error {
+	w.Header().Set("Connection", "close")
+	return &apiError{Status: http.StatusRequestTimeout, Type: "invalid_request_error", Code: "timeout", Message: fmt.Sprintf(format, args...)}
 }
 
 // attend notes that someone asks, or did until now: warming gives way.

@@ -6,15 +6,19 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"mime/multipart"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -180,6 +184,37 @@ func TestResponses_OpenAIsClient_WholeAndStreamed(t *testing.T) {
 	held, err := client.Responses.New(t.Context(), q)
 	if err != nil || held.OutputText() != `"raven"` || held.Status != "completed" {
 		t.Errorf("by a schema: %q, %v", held.OutputText(), err)
+	}
+}
+
+// The text is told three times, and is the same with the spaces around it; of many drawn answers some have them.
+func TestResponses_Pieces_AreTheTextOfTheEnd(t *testing.T) {
+	client, _ := start(t, Options{})
+	for seed, spaces := 0, false; !spaces; seed++ {
+		if seed == 1000 {
+			t.Fatal("no answer has spaces around it")
+		}
+		stream := client.Responses.NewStreaming(t.Context(), responses.ResponseNewParams{
+			Model: "tiny-tied", Temperature: openai.Float(1), MaxOutputTokens: openai.Int(12), Input: responses.ResponseNewParamsInputUnion{OfString: openai.String("Which bird?")},
+		}, option.WithJSONSet("seed", seed))
+		var pieces, done, whole string
+		for stream.Next() {
+			switch e := stream.Current(); e.Type {
+			case "response.output_text.delta":
+				pieces += e.Delta
+			case "response.output_text.done":
+				done = e.Text
+			case "response.incomplete", "response.completed":
+				whole = e.Response.OutputText()
+			}
+		}
+		if err := stream.Err(); err != nil {
+			t.Fatal(err)
+		}
+		if done != pieces || whole != pieces {
+			t.Fatalf("seed %d: pieces %q, at the end %q, in the response %q", seed, pieces, done, whole)
+		}
+		spaces = strings.TrimSpace(pieces) != pieces
 	}
 }
 
@@ -552,22 +587,60 @@ func TestQueue_Full_IsTold(t *testing.T) {
 	}
 }
 
-// A client that goes away frees its place within a step; others go on.
+// A client that goes away frees its place within a step, whether it is told of steps or of the end; others go on.
 func TestClientGone_EndsItsAnswer(t *testing.T) {
-	_, s := start(t, Options{Active: 1})
-	ctx, cancel := context.WithCancel(t.Context())
-	r, _ := http.NewRequestWithContext(ctx, http.MethodPost, s.URL+"/v1/chat/completions", strings.NewReader(`{"messages":[{"role":"user","content":"Who?"}],"stream":true}`))
-	response, err := http.DefaultClient.Do(r)
+	x, err := tessera.Open(tessera.Options{Model: testenv.Tiny("tiny-tied.gguf"), Threads: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer response.Body.Close()
-	if _, err := bufio.NewReader(response.Body).ReadString('\n'); err != nil {
-		t.Fatal(err)
+	defer x.Close()
+	s := httptest.NewServer(New(x, Options{Active: 1}))
+	defer s.Close()
+	ended := func() (answers int) {
+		response, err := http.Get(s.URL + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		text, _ := io.ReadAll(response.Body)
+		for _, m := range regexp.MustCompile(`(?m)^tessera_answers_total\{.*\} ([0-9]+)$`).FindAllSubmatch(text, -1) {
+			n, _ := strconv.Atoi(string(m[1]))
+			answers += n
+		}
+		return answers
 	}
-	cancel()
-	if status, text := post(t, s.URL+"/v1/chat/completions", `{"messages":[{"role":"user","content":"Who?"}],"max_tokens":1}`); status != 200 {
-		t.Errorf("the next request: %d %s", status, text)
+	const choices = 16 // one after the other, each as long as the context
+	for _, stream := range []string{"false", "true"} {
+		before := ended()
+		ctx, cancel := context.WithCancel(t.Context())
+		body := fmt.Sprintf(`{"messages":[{"role":"user","content":"Who?"}],"n":%d,"stream":%s}`, choices, stream)
+		r, _ := http.NewRequestWithContext(ctx, http.MethodPost, s.URL+"/v1/chat/completions", strings.NewReader(body))
+		gone := make(chan error)
+		go func() {
+			response, err := http.DefaultClient.Do(r)
+			if err == nil {
+				_, err = io.Copy(io.Discard, response.Body)
+				response.Body.Close()
+			}
+			gone <- err
+		}()
+		for n := 0; n == 0; n, _ = x.Load() {
+			select {
+			case err := <-gone:
+				t.Fatalf("streamed %s: ended before it was left: %v", stream, err)
+			case <-time.After(time.Millisecond):
+			}
+		}
+		cancel()
+		if err := <-gone; !errors.Is(err, context.Canceled) {
+			t.Errorf("streamed %s: %v, want that the client has gone", stream, err)
+		}
+		if status, text := post(t, s.URL+"/v1/chat/completions", `{"messages":[{"role":"user","content":"Who?"}],"max_tokens":1}`); status != 200 {
+			t.Errorf("streamed %s: the next request: %d %s", stream, status, text)
+		}
+		if n := ended() - before - 1; n < 0 || n >= choices {
+			t.Errorf("streamed %s: %d of %d answers came to their end before the next request was answered", stream, n, choices)
+		}
 	}
 }
 
@@ -612,14 +685,14 @@ func TestServe_Drains(t *testing.T) {
 
 func TestPage_IsServedWithItsPolicy(t *testing.T) {
 	_, s := start(t, Options{})
-	for path, want := range map[string]string{"/": "<title>Tessera</title>", "/app.js": "text/event-stream", "/style.css": "--ground", "/icon.svg": "<svg", "/health": "ok", "/metrics": "tessera_prompts_waiting", "/api/store": `"tiers"`} {
+	for path, want := range map[string]string{"/": "<title>Tessera</title>", "/app.js": "/v1/chat/completions", "/style.css": "--ground", "/icon.svg": "<svg", "/health": "ok", "/metrics": "tessera_prompts_waiting", "/api/store": `"tiers"`} {
 		response, err := http.Get(s.URL + path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		text, _ := io.ReadAll(response.Body)
 		response.Body.Close()
-		if response.StatusCode != 200 || path != "/app.js" && !strings.Contains(string(text), want) {
+		if response.StatusCode != 200 || !strings.Contains(string(text), want) {
 			t.Errorf("%s: %d, without %q", path, response.StatusCode, want)
 		}
 		if path == "/" && !strings.Contains(response.Header.Get("Content-Security-Policy"), "default-src 'self'") {
@@ -743,6 +816,15 @@ func TestCollections_FromFilesToAnAnswer(t *testing.T) {
 	if status, text := post(t, s.URL+"/v1/chat/completions", `{"messages":[{"role":"user","content":"Who?"}],"tessera":{"collection":"fish"}}`); status != 404 || !strings.Contains(text, "there are birds") {
 		t.Errorf("a collection that is not there: %d %s", status, text)
 	}
+	if err := os.Mkdir(filepath.Join(root, "alps"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "alps", "passages.db"), []byte("no database"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if text := get("/api/collections"); !regexp.MustCompile(`\[\{"name":"alps","error":"[^"]*passages.db: [^"]+"\},\{"name":"birds","documents":4,`).MatchString(text) {
+		t.Errorf("collections, one of them damaged: %s", text)
+	}
 	r, _ := http.NewRequestWithContext(t.Context(), http.MethodDelete, s.URL+"/api/collections/birds", nil)
 	if response, err := http.DefaultClient.Do(r); err != nil || response.StatusCode != 200 {
 		t.Errorf("removing it: %v, %v", response, err)
@@ -754,11 +836,11 @@ func TestCollections_FromFilesToAnAnswer(t *testing.T) {
 	}
 }
 
-// The document tells of every route and of no other, and its references lead somewhere.
+// The document tells of every route and of no other, and of what `tessera` may have; its references lead somewhere.
 func TestOpenAPI_TellsOfTheRoutes(t *testing.T) {
 	var doc struct {
 		Paths      map[string]map[string]any
-		Components map[string]map[string]any
+		Components map[string]map[string]struct{ Properties map[string]any }
 	}
 	if err := json.Unmarshal(openAPI, &doc); err != nil {
 		t.Fatal(err)
@@ -783,8 +865,16 @@ func TestOpenAPI_TellsOfTheRoutes(t *testing.T) {
 	if !slices.Equal(told, routes) {
 		t.Errorf("told of %q\nroutes  %q", told, routes)
 	}
+	var fields []string
+	for f := range reflect.TypeFor[extension]().Fields() {
+		fields = append(fields, f.Tag.Get("json"))
+	}
+	slices.Sort(fields)
+	if properties := slices.Sorted(maps.Keys(doc.Components["schemas"]["Extension"].Properties)); !slices.Equal(properties, fields) {
+		t.Errorf("told of %q in tessera\nfields  %q", properties, fields)
+	}
 	for _, ref := range regexp.MustCompile(`"#/components/([A-Za-z]+)/([A-Za-z]+)"`).FindAllStringSubmatch(string(openAPI), -1) {
-		if doc.Components[ref[1]][ref[2]] == nil {
+		if _, there := doc.Components[ref[1]][ref[2]]; !there {
 			t.Errorf("%s leads nowhere", ref[0])
 		}
 	}

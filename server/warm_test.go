@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -36,11 +37,19 @@ func TestWarm_WhileNobodyAsks_BlocksOfCollectionsAreMade(t *testing.T) {
 		}
 	}()
 	url := "http://" + l.Addr().String()
-	upload(t, url+"/api/collections/birds/files", map[string]string{"ravens.txt": "Ravens hide food.", "owls.txt": "Owls hear mice."})
+	take := func(files map[string]string) {
+		t.Helper()
+		if status, text := upload(t, url+"/api/collections/birds/files", files); status != 200 || !strings.Contains(text, fmt.Sprintf(`"added":%d`, len(files))) {
+			t.Fatalf("%d %s", status, text)
+		}
+	}
+	take(map[string]string{"ravens.txt": "Ravens hide food.", "owls.txt": "Owls hear mice."})
 	made := func(blocks int) {
 		t.Helper()
 		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-			if stat, err := x.StoreStat(); err != nil || stat.RAMBlocks >= blocks {
+			if stat, err := x.StoreStat(); err != nil {
+				t.Fatal(err)
+			} else if stat.RAMBlocks >= blocks {
 				return
 			} else if time.Now().After(deadline) {
 				t.Fatalf("%d blocks are made, want %d", stat.RAMBlocks, blocks)
@@ -52,6 +61,6 @@ func TestWarm_WhileNobodyAsks_BlocksOfCollectionsAreMade(t *testing.T) {
 	if status != 200 || !strings.Contains(text, `"kind":"passage","id":"`) || strings.Contains(text[strings.Index(text, `"kind":"passage"`):strings.Index(text, `"kind":"query"`)], `"computed"`) {
 		t.Errorf("a question after warming: %d %s", status, text)
 	}
-	upload(t, url+"/api/collections/birds/files", map[string]string{"swifts.txt": "Swifts sleep in flight."})
+	take(map[string]string{"swifts.txt": "Swifts sleep in flight."})
 	made(4)
 }

@@ -126,13 +126,13 @@ func benchModelCommand(name, short, long, defaults string, test func(*bench.Benc
 	return cmd
 }
 
-// measure runs a test on a model.
+// measure runs a test on a model, and with an adapter again beside it.
 func measure(cmd *cobra.Command, ref, adapter string, runs int, test func(*bench.Bench) ([]bench.Row, error)) (r *bench.Report, err error) {
 	path, err := pull.Resolve(ref)
 	if err != nil {
 		return nil, err
 	}
-	m, err := openBare(path, adapter, "f16")
+	m, err := openBare(path, tessera.NoAdapter, "f16")
 	if err != nil {
 		return nil, err
 	}
@@ -143,10 +143,21 @@ func measure(cmd *cobra.Command, ref, adapter string, runs int, test func(*bench
 	}
 	bar := newProgress(cmd.ErrOrStderr(), "measuring, %", false)
 	defer bar.clear()
-	rows, err := test(&bench.Bench{
+	b := &bench.Bench{
 		Model: m.m, Tok: m.tok, Folder: folder, Runs: runs,
 		Progress: func(share float64) { bar.set(int64(100*share), 100) },
-	})
+	}
+	adapted := *m
+	if err := adapted.adapt(adapter); err != nil {
+		return nil, err
+	}
+	rows, err := test(b)
+	if err == nil && adapted.adapter != nil {
+		b.Model = adapted.m
+		var with []bench.Row
+		with, err = test(b)
+		rows = bench.WithAdapter(rows, with, adapted.name)
+	}
 	return &bench.Report{Head: bench.NewHead(filepath.Base(path)), Rows: rows}, err
 }
 

@@ -218,16 +218,20 @@ func collectionsCommand() *cobra.Command {
 		}
 		type entry struct {
 			Name string `json:"name"`
-			corpus.CollectionStat
+			*corpus.CollectionStat
+			Error string `json:"error,omitempty"` // why it cannot be opened
 		}
 		list := []entry{}
 		for _, name := range names {
+			e := entry{Name: name}
 			if err := withCollection(name, false, func(c *corpus.Collection) error {
-				list = append(list, entry{name, c.Stat()})
+				stat := c.Stat()
+				e.CollectionStat = &stat
 				return nil
-			}); err != nil {
-				return err
+			}); err != nil { // does not hide the others
+				e.CollectionStat, e.Error = nil, err.Error()
 			}
+			list = append(list, e)
 		}
 		if asJSON {
 			return printJSON(cmd.OutOrStdout(), map[string]any{"schema": 1, "collections": list})
@@ -235,6 +239,10 @@ func collectionsCommand() *cobra.Command {
 		table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 		fmt.Fprintln(table, "collection\tdocuments\tpassages\tbytes")
 		for _, e := range list {
+			if e.Error != "" {
+				fmt.Fprintf(table, "%s\t%s\n", e.Name, e.Error)
+				continue
+			}
 			fmt.Fprintf(table, "%s\t%d\t%d\t%d\n", e.Name, e.Files, e.Passages, e.Bytes)
 		}
 		return table.Flush()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -21,8 +22,11 @@ attention. Optional: "dependent", indices of the other blocks that attend to all
 		Args: cobra.ExactArgs(1),
 	}
 	model, adapter, kvType := modelFlag(cmd), adapterFlag(cmd, tessera.NoAdapter), kvFlag(cmd)
-	cmd.Flags().Bool("json", true, "print JSON; there is no other form")
+	asJSON := cmd.Flags().Bool("json", true, "print JSON; there is no other form")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if !*asJSON {
+			return &usageError{errors.New("--json=false: want JSON; there is no other form")}
+		}
 		f, err := os.Open(args[0])
 		if err != nil {
 			return err

@@ -1,7 +1,7 @@
 // Package home says where the user's files live: models, stored keys and values, memos and data, each a folder of its own.
 //
 // TESSERA_HOME puts all of them under one folder. Without it, what can be made again (models, kv, cache) lives in the user's
-// cache directory, and what cannot (collections, adapters, configuration) in the user's data directory. Nothing is created here.
+// cache directory, and what cannot (collections, evaluation records) in the user's data directory. Nothing is created here.
 package home
 
 import (
@@ -20,7 +20,7 @@ func KV() (string, error) { return cached("kv") }
 // Cache is the folder of memos, such as the fingerprints of model files: losing it costs time only.
 func Cache() (string, error) { return cached("cache") }
 
-// Data is the folder of what cannot be made again: collections, adapters, configuration.
+// Data is the folder of what cannot be made again, or only by long measuring: collections and evaluation records.
 func Data() (string, error) {
 	if dir, ok, err := override(); ok {
 		return filepath.Join(dir, "data"), err

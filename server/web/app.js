@@ -175,10 +175,11 @@ $('passage').addEventListener('click', event => { if (event.target === $('passag
 
 async function collections() {
   const { collections } = await (await call('/api/collections')).json()
+  const usable = collections.filter(c => !c.error)
   const chosen = $('collection').value
-  $('collection').replaceChildren(make('option', { value: '', textContent: 'none' }), ...collections.map(c => make('option', { value: c.name, textContent: c.name })))
-  $('collection').value = collections.some(c => c.name === chosen) ? chosen : collections[0]?.name ?? ''
-  $('names').replaceChildren(...collections.map(c => make('option', { value: c.name })))
+  $('collection').replaceChildren(make('option', { value: '', textContent: 'none' }), ...usable.map(c => make('option', { value: c.name, textContent: c.name })))
+  $('collection').value = usable.some(c => c.name === chosen) ? chosen : usable[0]?.name ?? ''
+  $('names').replaceChildren(...usable.map(c => make('option', { value: c.name })))
   $('nothing').hidden = collections.length > 0
   $('list').hidden = collections.length === 0
   $('list').tBodies[0].replaceChildren(...collections.map(c => {
@@ -188,7 +189,8 @@ async function collections() {
       await tell(call(`/api/collections/${encodeURIComponent(c.name)}`, { method: 'DELETE' }))
       collections_()
     })
-    return make('tr', {}, make('td', { textContent: c.name }), number(c.documents), number(c.passages), number(bytes(c.bytes)), make('td', { className: 'number' }, drop))
+    const size = c.error ? [make('td', { className: 'danger', colSpan: 3, textContent: c.error })] : [number(c.documents), number(c.passages), number(bytes(c.bytes))]
+    return make('tr', {}, make('td', { textContent: c.name }), ...size, make('td', { className: 'number' }, drop))
   }))
 }
 const collections_ = () => tell(collections())
