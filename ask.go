@@ -36,6 +36,7 @@ const (
 type Question struct {
 	Text      string            // without Documents, lines that are exactly [[block]] cut it into passages and the question
 	Documents []corpus.Document // split into passages where they are long
+	Ranked    bool              // Documents are passages already, the best first
 	Passages  int               // how many passages the prompt holds at most, the best by BM25; 0: DefaultPassages
 	System    string            // system message; "": prompt.DefaultSystem
 	Attention Attention         // "": Auto
@@ -50,7 +51,11 @@ type Question struct {
 // Ask answers a question: documents → passages → blocks → keys and values, stored or computed → final block → answer.
 func (t *Tessera) Ask(ctx context.Context, q Question) (*Receipt, error) {
 	start := time.Now()
-	documents, question, err := t.passages(ctx, &q)
+	attention, _, err := t.attention(q.Attention, q.Parts)
+	if err != nil {
+		return nil, err
+	}
+	documents, question, err := t.passages(ctx, &q, attention)
 	if err != nil {
 		return nil, err
 	}
@@ -128,8 +133,8 @@ func (e *UntunedError) Error() string {
 var ErrNoQuestion = errors.New("the question is empty")
 
 // passages are the documents as they go into the prompt, and the question.
-func (t *Tessera) passages(ctx context.Context, q *Question) ([]prompt.Document, string, error) {
-	documents, question := []prompt.Document(nil), q.Text
+func (t *Tessera) passages(ctx context.Context, q *Question, attention engine.Attention) (documents []prompt.Document, question string, err error) {
+	question = q.Text
 	if q.Documents == nil {
 		documents, question = prompt.Split(q.Text)
 	}
@@ -139,18 +144,31 @@ func (t *Tessera) passages(ctx context.Context, q *Question) ([]prompt.Document,
 	if q.Documents == nil {
 		return documents, question, nil
 	}
-	k := q.Passages
-	if k == 0 {
-		k = DefaultPassages
+	add := func(id, title, text string) {
+		documents = append(documents, prompt.Document{ID: id, Title: title, Text: text})
 	}
-	all := corpus.Split(q.Documents, PassageTokens, t.Count)
-	best, err := corpus.Rank(ctx, all, question, k)
-	if err != nil {
-		return nil, "", err
+	if q.Ranked {
+		for _, d := range q.Documents {
+			add(d.ID, d.Title, d.Text)
+		}
+	} else {
+		k := cmp.Or(q.Passages, DefaultPassages)
+		all := corpus.Split(q.Documents, PassageTokens, t.Count)
+		if attention == engine.Full && len(all) <= k { // the order of other questions: what full attention computed for them is a prefix
+			for _, p := range all {
+				add(p.ID, p.Title, p.Text)
+			}
+			return documents, question, nil
+		}
+		best, err := corpus.Rank(ctx, all, question, k)
+		if err != nil {
+			return nil, "", err
+		}
+		for _, p := range best {
+			add(p.ID, p.Title, p.Text)
+		}
 	}
-	for _, p := range slices.Backward(best) { // nearest to the question the best one: see docs/training.md, "The order of passages"
-		documents = append(documents, prompt.Document{ID: p.ID, Title: p.Title, Text: p.Text})
-	}
+	slices.Reverse(documents) // nearest to the question the best one: see docs/training.md, "The order of passages"
 	return documents, question, nil
 }
 

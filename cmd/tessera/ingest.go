@@ -272,6 +272,7 @@ func fromCollection(ctx context.Context, name string, q *tessera.Question) error
 		if len(found) == 0 {
 			return fmt.Errorf("%s: no passage shares a word with the question", name)
 		}
+		q.Ranked = true
 		for _, f := range found {
 			q.Documents = append(q.Documents, corpus.Document{ID: f.ID, Title: f.Title, Text: f.Text, Path: f.Path})
 		}
