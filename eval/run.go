@@ -1,3 +1,5 @@
+// Package eval measures a model: how many questions over passages it answers right, in which mode (run.go, with questions.go before it and result.go,
+// table.go, compare.go and gate.go behind), perplexity, and log-probabilities of given tokens, for parity with other implementations.
 package eval
 
 import (
@@ -76,6 +78,11 @@ func (r *Runner) Evaluate(ctx context.Context, d *Dataset, runs []Run, dir strin
 	questions := d.Questions
 	if limit > 0 {
 		questions = questions[:min(limit, len(questions))]
+	}
+	for _, q := range questions {
+		if len(q.Answers) == 0 {
+			return nil, fmt.Errorf("%s: question %s has no answers that its own could be compared with; it is one to train on", d.Name, q.ID)
+		}
 	}
 	journals := make([]*journal, len(runs))
 	defer func() {

@@ -1,4 +1,3 @@
-// Package eval measures a model: log-probabilities of given tokens, for parity with other implementations, and perplexity.
 package eval
 
 import (

@@ -17,7 +17,7 @@ import (
 type Example struct {
 	ID        string
 	Question  string
-	Answers   []string
+	Answers   []string // none: any text over the documents, by which block mode is only drawn to full mode, see Options.Distill
 	Documents []prompt.Document
 	Needed    []bool // of each document: it holds the answer or supports it, and stays in every sample
 	System    string // message; "": prompt.DefaultSystem
@@ -251,6 +251,9 @@ func (c *Curriculum) build(asked []*Example, of *Example, chosen []int) (s Sampl
 		}
 		for _, b := range blocks {
 			s.Tokens, s.Blocks = append(s.Tokens, b.Tokens...), append(s.Blocks, len(b.Tokens))
+		}
+		if len(e.Answers) == 0 {
+			continue
 		}
 		answer := append(c.Tokenizer.EncodeContinued(e.answer()), c.End)
 		for at := range answer {

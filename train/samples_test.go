@@ -2,6 +2,7 @@ package train
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -86,6 +87,28 @@ func TestCurriculum_Samples_AreThePromptAndTheAnswerInAPassage(t *testing.T) {
 	}
 	if len(seen) < 9 {
 		t.Errorf("%d different prompts in 12 samples of questions; passes over the examples repeat each other", len(seen))
+	}
+}
+
+// A text without answers is a final block without targets, beside others that have some.
+func TestCurriculum_NoAnswers_NoTargets(t *testing.T) {
+	c := curriculum(t)
+	c.Examples, c.Questions = c.Examples[:2], []int{2}
+	c.Examples[0].Answers = nil
+	for i := range 4 {
+		s, err := c.Sample(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		with := 0
+		for first, next := range s.finalBlocks() {
+			if at, _ := slices.BinarySearch(s.Targets, first); at < len(s.Targets) && s.Targets[at] < next {
+				with++
+			}
+		}
+		if s.Finals != 2 || with != 1 {
+			t.Errorf("sample %d: %d of %d final blocks have targets, want one of two", i, with, s.Finals)
+		}
 	}
 }
 

@@ -68,7 +68,8 @@ func trainCommand() *cobra.Command {
 with every passage attending to itself alone (block mode), with ordinary attention (full mode), or both. With --full, train all of the
 model's weights, and write a model.
 
-FILE is what 'tessera eval' reads, in its JSON Lines form. Questions that it does not mark as "split":"train" are refused.
+FILE is what 'tessera eval' reads, in its JSON Lines form. Questions that it does not mark as "split":"train" are refused. Any text will do for
+one where its "answers" are []: block mode is then drawn to full mode by it (--distill), and nothing else is learnt.
 
 The state is kept in ADAPTER.gguf.state as training goes on, at least once a minute: the same command goes on where it was ended.`,
 		Example: "  tessera train --data nq-train.jsonl.gz --data hotpotqa-train.jsonl.gz --distill 1 --steps 600 --out block.gguf",
@@ -454,6 +455,9 @@ func (f *trainFlags) curricula(file *weights.File) (c, held *train.Curriculum, e
 		if err != nil {
 			return nil, nil, err
 		}
+		if i := slices.IndexFunc(some, func(e train.Example) bool { return len(e.Answers) == 0 }); i >= 0 && f.options.Distill == 0 {
+			return nil, nil, fmt.Errorf("%s: question %s has no answers, by which it could be learnt; with --distill it needs none", path, some[i].ID)
+		}
 		c.Examples = append(c.Examples, some...)
 	}
 	all := c.Examples
@@ -468,7 +472,7 @@ func (f *trainFlags) curricula(file *weights.File) (c, held *train.Curriculum, e
 	held.Cloze, held.Questions = 0, nil // one, as they are asked in use
 
 	for i := range all { // every so manieth is held out, so that each file has its share
-		if f.validate > 0 && len(held.Examples) < f.validate && i%(len(all)/f.validate) == 0 {
+		if f.validate > 0 && len(held.Examples) < f.validate && i%(len(all)/f.validate) == 0 && len(all[i].Answers) > 0 {
 			held.Examples = append(held.Examples, all[i])
 		} else {
 			c.Examples = append(c.Examples, all[i])
