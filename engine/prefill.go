@@ -335,68 +335,27 @@ func (b *planned) hold(lease *kv.Lease, p *prefilled) {
 // them. Claims whose earlier blocks are awaited from other requests are given up for now. It ends all claims.
 func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefilled, blocks []*planned, places []int, claimed []*planned, final bool) error {
 	defer e.claims.release(claimed)
-	var batch []model.Sequence
+	f := filling{e: e, r: r, p: p, blocks: blocks, places: places}
 	var computed []*planned
-	total := 0
-	var add func(index int, to *model.KV) bool
-	at := func(index int) *model.KV { // of a place before the final block; nil: another request computes it
-		if r.Blocks[index].Kind != prompt.Link {
-			return blocks[places[index]].kv
-		}
-		link := p.links[index]
-		if link == nil {
-			if link = e.model.NewKV(e.inputs.Type, len(r.Blocks[index].Tokens)); !add(index, link) {
-				return nil
-			}
-			p.links[index] = link
-		}
-		return link
-	}
-	add = func(index int, to *model.KV) bool {
-		b := &r.Blocks[index]
-		seq := model.Sequence{Tokens: b.Tokens, KV: to, Before: index < len(r.Blocks)-1 && b.Kind != prompt.Link}
-		if Dependent(r.Blocks, r.Attention, index) {
-			for i := range index {
-				block := at(i)
-				if block == nil {
-					return false
-				}
-				seq.Past = append(seq.Past, block)
-			}
-		}
-		if index < len(r.Blocks)-1 {
-			batch = append(batch, seq)
-			total += len(seq.Tokens)
-			return true
-		}
-		p.views = NewViews(e.model, e.inputs.Type, r.Blocks, r.Attention, r.parts(), seq.Past, r.MaxTokens)
-		finals := p.views.Final()
-		if r.Echo && r.Token != nil {
-			p.echo(&finals[0], r)
-		}
-		batch = append(batch, finals...)
-		total += len(finals) * len(b.Tokens)
-		return true
-	}
 	for _, b := range claimed {
 		empty := e.model.NewKV(e.inputs.Type, len(r.Blocks[b.index].Tokens))
 		empty.Alone = b.alone
-		if add(b.index, empty) {
+		if f.add(b.index, empty) {
 			b.kv, b.source = empty, kv.Computed
 			computed = append(computed, b)
 		}
 	}
 	if final {
-		add(len(r.Blocks)-1, nil)
+		f.addFinal()
 	}
-	if len(batch) == 0 {
+	if len(f.batch) == 0 {
 		return nil
 	}
 	var progress func(int)
 	if r.Progress != nil {
-		progress = func(done int) { r.Progress(done, total) }
+		progress = func(done int) { r.Progress(done, f.tokens) }
 	}
-	if err := e.forward(ctx, r, false, batch, progress); err != nil {
+	if err := e.forward(ctx, r, false, f.batch, progress); err != nil {
 		for _, b := range computed {
 			b.kv = nil
 		}
@@ -404,6 +363,89 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 		p.echoed = p.echoed[:0]
 		return err
 	}
+	e.count(rec, f.batch)
+	for _, b := range computed {
+		lease, err := e.store.Put(b.id, b.kv.Shape, b.kv.Payload)
+		if err != nil {
+			return err
+		}
+		b.hold(lease, p)
+	}
+	return nil
+}
+
+// A filling is the batch that computes what is missing of a prompt.
+type filling struct {
+	e      *Engine
+	r      *Request
+	p      *prefilled
+	blocks []*planned
+	places []int
+	batch  []model.Sequence
+	tokens int // of the batch
+}
+
+// add adds the computation of the block at a place before the final one, and of link tokens that it sees. False: another request computes one
+// that it sees.
+func (f *filling) add(index int, to *model.KV) bool {
+	past, ok := f.past(index)
+	if !ok {
+		return false
+	}
+	b := &f.r.Blocks[index]
+	f.batch = append(f.batch, model.Sequence{Tokens: b.Tokens, KV: to, Past: past, Before: b.Kind != prompt.Link})
+	f.tokens += len(b.Tokens)
+	return true
+}
+
+// addFinal adds that of the final block in every view, for which all others are there or in the batch.
+func (f *filling) addFinal() {
+	r, p := f.r, f.p
+	past, _ := f.past(len(r.Blocks) - 1)
+	p.views = NewViews(f.e.model, f.e.inputs.Type, r.Blocks, r.Attention, r.parts(), past, r.MaxTokens)
+	finals := p.views.Final()
+	if r.Echo && r.Token != nil {
+		p.echo(&finals[0], r)
+	}
+	for _, one := range finals {
+		f.tokens += len(one.Tokens)
+	}
+	f.batch = append(f.batch, finals...)
+}
+
+// past is what the block at a place sees before it.
+func (f *filling) past(index int) (past []*model.KV, ok bool) {
+	if !Dependent(f.r.Blocks, f.r.Attention, index) {
+		return nil, true
+	}
+	for i := range index {
+		block := f.at(i)
+		if block == nil {
+			return nil, false
+		}
+		past = append(past, block)
+	}
+	return past, true
+}
+
+// at is the keys and values of a place before the final block, nil where another request computes them. Link tokens are added to the batch when they
+// are first asked for.
+func (f *filling) at(index int) *model.KV {
+	if f.r.Blocks[index].Kind != prompt.Link {
+		return f.blocks[f.places[index]].kv
+	}
+	link := f.p.links[index]
+	if link == nil {
+		if link = f.e.model.NewKV(f.e.inputs.Type, len(f.r.Blocks[index].Tokens)); !f.add(index, link) {
+			return nil
+		}
+		f.p.links[index] = link
+	}
+	return link
+}
+
+// count adds to a receipt what a batch takes.
+func (e *Engine) count(rec *Receipt, batch []model.Sequence) {
 	for i := range batch {
 		if batch[i].Logits != nil {
 			rec.MatrixFLOPs += float64(len(batch[i].Tokens)-batch[i].LogitsFrom) * e.model.OutputFLOPs()
@@ -415,14 +457,6 @@ func (e *Engine) fill(ctx context.Context, r *Request, rec *Receipt, p *prefille
 		matrices, attention := e.model.FLOPs(len(batch[i].Tokens), before)
 		rec.MatrixFLOPs, rec.AttentionFLOPs = rec.MatrixFLOPs+matrices, rec.AttentionFLOPs+attention
 	}
-	for _, b := range computed {
-		lease, err := e.store.Put(b.id, b.kv.Shape, b.kv.Payload)
-		if err != nil {
-			return err
-		}
-		b.hold(lease, p)
-	}
-	return nil
 }
 
 // claims are the blocks that requests are computing now, each with a channel that is closed when that ends, well or not.
