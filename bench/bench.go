@@ -61,27 +61,10 @@ type Row struct {
 	MatrixFLOPs float64 `json:"matrix_flops"` // of these, what the matrices take: the paper counts so
 
 	Against    *Reduction `json:"reduction,omitempty"`      // ttft: against full attention over the same prompt
-	Slower     *float64   `json:"slower_percent,omitempty"` // with an adapter: than without it
+	Slower     *float64   `json:"slower_percent,omitempty"` // prefill and decode with an adapter: how much longer they take than the row before, without it
 	Paper      *Paper     `json:"paper,omitempty"`
 	TimingOnly bool       `json:"timing_only"` // longer than the model's context: it would answer nonsense, in the same time
 	Note       string     `json:"note,omitempty"`
-}
-
-// WithAdapter are the rows of a test, and those of the same test with an adapter of this name, which say what it costs.
-func WithAdapter(without, with []Row, name string) []Row {
-	for i := range with {
-		row, base := &with[i], &without[i]
-		row.Adapter = name
-		ratio := 0.0
-		if row.TTFT != nil {
-			ratio = *row.TTFT / *base.TTFT
-		} else {
-			ratio = *base.TokensPerSecond / *row.TokensPerSecond
-		}
-		slower := 100 * (ratio - 1)
-		row.Slower = &slower
-	}
-	return append(without, with...)
 }
 
 // A Reduction is how much less than full attention, in percent.
@@ -97,6 +80,11 @@ type Bench struct {
 	Tok    *tokenizer.Tokenizer
 	Folder string // where TTFT may make a folder for blocks, on the disk that is to be measured
 	Runs   int    // of each figure; what takes longer than a minute is run once
+
+	// Adapted is Model with an adapter beside its weights, whose name is Adapter: Prefill and Decode measure both, run by run in turns, and TTFT it
+	// alone. Nil: there is none.
+	Adapted *model.Model
+	Adapter string
 
 	// Progress is told what share of all the work is done. May be nil.
 	Progress func(share float64)

@@ -18,25 +18,29 @@ const decodeTokens = 64
 // Prefill measures how many tokens a second full attention takes in, for prompts of these lengths, up to the logits of the
 // last token.
 func (b *Bench) Prefill(ctx context.Context, lengths []int) ([]Row, error) {
-	w := b.Model.NewWorkspace(runtime.GOMAXPROCS(0))
-	defer w.Close()
-	if _, err := b.warmUp(ctx, w); err != nil {
+	variants, err := b.variants(ctx)
+	if err != nil {
 		return nil, err
+	}
+	for _, v := range variants {
+		defer v.work.Close()
 	}
 	var subjects []*subject
 	for i, n := range lengths {
-		s := b.speedSubject(TestPrefill, n)
-		s.row.MatrixFLOPs, s.row.FLOPs = b.promptFLOPs(n, 0)
-		s.work = s.row.FLOPs
 		ids := b.tokens(n, uint64(i))
-		s.run = func(ctx context.Context, s *subject) (time.Duration, error) {
-			to := b.Model.NewKV(kv.F16, n)
-			begin := time.Now()
-			err := w.Forward(ctx, []model.Sequence{{Tokens: ids, KV: to, LogitsFrom: n - 1, Logits: func(int, []float32) {}}},
-				func(done int) { b.within(s.work * float64(done) / float64(n)) })
-			return time.Since(begin), err
+		for _, v := range variants {
+			s := v.subject(TestPrefill, n)
+			s.row.MatrixFLOPs, s.row.FLOPs = promptFLOPs(v.model, n, 0)
+			s.work = s.row.FLOPs
+			s.run = func(ctx context.Context, s *subject) (time.Duration, error) {
+				to := v.model.NewKV(kv.F16, n)
+				begin := time.Now()
+				err := v.work.Forward(ctx, []model.Sequence{{Tokens: ids, KV: to, LogitsFrom: n - 1, Logits: func(int, []float32) {}}},
+					func(done int) { b.within(s.work * float64(done) / float64(n)) })
+				return time.Since(begin), err
+			}
+			subjects = append(subjects, s)
 		}
-		subjects = append(subjects, s)
 	}
 	return b.speeds(ctx, subjects, func(r *Row) int { return r.PromptTokens })
 }
@@ -44,30 +48,33 @@ func (b *Bench) Prefill(ctx context.Context, lengths []int) ([]Row, error) {
 // Decode measures how many tokens a second come one after the other, each the likeliest, after contexts of these lengths.
 // A context beyond the first warmUpTokens repeats the keys and values of those: timing depends on how many there are.
 func (b *Bench) Decode(ctx context.Context, lengths []int) ([]Row, error) {
-	w := b.Model.NewWorkspace(runtime.GOMAXPROCS(0))
-	defer w.Close()
-	some, err := b.warmUp(ctx, w)
+	variants, err := b.variants(ctx)
 	if err != nil {
 		return nil, err
 	}
+	for _, v := range variants {
+		defer v.work.Close()
+	}
 	var subjects []*subject
 	for _, n := range lengths {
-		s := b.speedSubject(TestDecode, n)
-		s.row.MatrixFLOPs, s.row.FLOPs = b.promptFLOPs(1, n)
-		s.work = s.row.FLOPs * decodeTokens
-		s.row.TimingOnly = n+decodeTokens > b.Model.Context
-		var past *model.KV
-		s.run = func(ctx context.Context, s *subject) (time.Duration, error) {
-			if past == nil {
-				past = b.Model.NewKV(kv.F16, n+decodeTokens)
-				for past.Len < n {
-					appendKV(past, some, min(some.Len, n-past.Len))
+		for _, v := range variants {
+			s := v.subject(TestDecode, n)
+			s.row.MatrixFLOPs, s.row.FLOPs = promptFLOPs(v.model, 1, n)
+			s.work = s.row.FLOPs * decodeTokens
+			s.row.TimingOnly = n+decodeTokens > b.Model.Context
+			var past *model.KV
+			s.run = func(ctx context.Context, s *subject) (time.Duration, error) {
+				if past == nil {
+					past = v.model.NewKV(kv.F16, n+decodeTokens)
+					for past.Len < n {
+						appendKV(past, v.warm, min(v.warm.Len, n-past.Len))
+					}
 				}
+				past.Len = n
+				return b.generate(ctx, v.work, past)
 			}
-			past.Len = n
-			return b.generate(ctx, w, past)
+			subjects = append(subjects, s)
 		}
-		subjects = append(subjects, s)
 	}
 	return b.speeds(ctx, subjects, func(*Row) int { return decodeTokens })
 }
@@ -96,8 +103,42 @@ func likeliest(logits []float32) int32 {
 	return int32(best)
 }
 
-func (b *Bench) speedSubject(test string, n int) *subject {
-	return &subject{row: Row{Test: test, PromptTokens: n, Attention: "full", Cache: "none", Blocks: 1, TimingOnly: n > b.Model.Context}}
+// A variant is the model without its adapter, or with it, that has computed the keys and values of some tokens.
+type variant struct {
+	model   *model.Model
+	adapter string
+	work    *model.Workspace
+	warm    *model.KV
+}
+
+func (b *Bench) variants(ctx context.Context) (all []*variant, err error) {
+	all = []*variant{{model: b.Model}}
+	if b.Adapted != nil {
+		all = append(all, &variant{model: b.Adapted, adapter: b.Adapter})
+	}
+	defer func() {
+		if err != nil {
+			for _, v := range all {
+				v.work.Close()
+			}
+		}
+	}()
+	for _, v := range all {
+		v.work = v.model.NewWorkspace(runtime.GOMAXPROCS(0))
+	}
+	for _, v := range all {
+		v.warm = v.model.NewKV(kv.F16, warmUpTokens)
+		if err := v.work.Forward(ctx, []model.Sequence{{
+			Tokens: b.tokens(warmUpTokens, 0), KV: v.warm, LogitsFrom: warmUpTokens - 1, Logits: func(int, []float32) {},
+		}}, nil); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func (v *variant) subject(test string, n int) *subject {
+	return &subject{row: Row{Test: test, PromptTokens: n, Attention: "full", Cache: "none", Blocks: 1, Adapter: v.adapter, TimingOnly: n > v.model.Context}}
 }
 
 func (b *Bench) speeds(ctx context.Context, subjects []*subject, tokens func(*Row) int) ([]Row, error) {
@@ -106,24 +147,20 @@ func (b *Bench) speeds(ctx context.Context, subjects []*subject, tokens func(*Ro
 		return nil, err
 	}
 	var rows []Row
-	for _, s := range subjects {
-		rows = append(rows, s.rate(tokens(&s.row)))
+	for i, s := range subjects {
+		row := s.rate(tokens(&s.row))
+		if row.Adapter != "" {
+			row.Slower = new(100 * (*rows[i-1].TokensPerSecond / *row.TokensPerSecond - 1))
+		}
+		rows = append(rows, row)
 	}
 	return rows, nil
 }
 
-// warmUp computes the keys and values of some tokens.
-func (b *Bench) warmUp(ctx context.Context, w *model.Workspace) (*model.KV, error) {
-	to := b.Model.NewKV(kv.F16, warmUpTokens)
-	return to, w.Forward(ctx, []model.Sequence{{
-		Tokens: b.tokens(warmUpTokens, 0), KV: to, LogitsFrom: warmUpTokens - 1, Logits: func(int, []float32) {},
-	}}, nil)
-}
-
 // promptFLOPs are the operations up to the logits after n tokens that come after before others.
-func (b *Bench) promptFLOPs(n, before int) (matrices, total float64) {
-	matrices, attention := b.Model.FLOPs(n, before)
-	matrices += b.Model.OutputFLOPs()
+func promptFLOPs(m *model.Model, n, before int) (matrices, total float64) {
+	matrices, attention := m.FLOPs(n, before)
+	matrices += m.OutputFLOPs()
 	return matrices, matrices + attention
 }
 

@@ -83,8 +83,11 @@ func (n *notes) of(r *Row) (marks string) {
 	if r.Note != "" {
 		marks += n.mark(r.Note)
 	}
-	if r.Slower != nil {
+	switch {
+	case r.Slower != nil:
 		marks += n.mark(fmt.Sprintf("with %s, which costs %+.1f %% of the time without it", r.Adapter, *r.Slower))
+	case r.Adapter != "":
+		marks += n.mark("with " + r.Adapter)
 	}
 	return marks
 }

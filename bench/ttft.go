@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,7 +85,7 @@ type ttft struct {
 func (b *Bench) newTTFT(longest int) (t *ttft, err error) {
 	// The engine refuses what is longer than the model's context. This copy of the model says that it has room; answers would
 	// be worth nothing, but nobody sees one.
-	m := *b.Model
+	m := *cmp.Or(b.Adapted, b.Model)
 	m.Context = max(m.Context, longest+1, warmUpTokens+1)
 	t = &ttft{b: b, model: &m}
 	defer func(t *ttft) {
@@ -191,9 +192,9 @@ func (t *ttft) prompt(n, query int, seed uint64) *ttftPrompt {
 func (p *ttftPrompt) add(attention, cache string, blocks []prompt.Block, computed int, run func(context.Context, *subject) (time.Duration, error)) {
 	s := &subject{run: run, row: Row{
 		Test: TestTTFT, PromptTokens: len(p.tokens), QueryTokens: p.query, Attention: attention, Cache: cache, Blocks: len(blocks),
-		TimingOnly: len(p.tokens) > p.t.b.Model.Context,
+		Adapter: p.t.b.Adapter, TimingOnly: len(p.tokens) > p.t.b.Model.Context,
 	}}
-	_, s.work = p.t.b.promptFLOPs(computed, len(p.tokens)-computed)
+	_, s.work = promptFLOPs(p.t.model, computed, len(p.tokens)-computed)
 	p.subjects = append(p.subjects, s)
 }
 

@@ -7,16 +7,6 @@ import (
 	"github.com/tessera-llm/tessera/weights"
 )
 
-// lowRank is what an adapter adds to y = W·x: y += B·(A·x), the adapter's scale in B.
-//
-// B's rows are short, and its type wants a block of them at least. So fold rows share one: row j of b is rows j, j+out/fold … of B side by side, and
-// what it is multiplied with is A·x once for each of them, at its place in a row that is zero elsewhere. The outputs, out/fold for each such row, are
-// y as it lies.
-type lowRank struct {
-	a, b kernel.Matrix // [R × in], [out/fold × columns]
-	fold int
-}
-
 // WithAdapter returns the model with the adapter beside its weights, which both models share. An adapter that changes what this code cannot
 // change is an error.
 func (m *Model) WithAdapter(a *weights.Adapter) (*Model, error) {
@@ -54,20 +44,20 @@ func (m *Model) WithAdapter(a *weights.Adapter) (*Model, error) {
 	return &adapted, nil
 }
 
-// newLowRank lays out a change to a matrix of type t. Beside quantized weights it is kept in 8 bits, a tenth of what those have lost: adapters
+// newLowRank lays out a change to a matrix of type t, the adapter's scale in B. Beside quantized weights it is kept in 8 bits, a tenth of what those have lost: adapters
 // are read whole for every token, and should take little beside the weights. Elsewhere it is kept exactly.
-func newLowRank(c *weights.Change, scale float32, t kernel.Type) (*lowRank, error) {
-	low := &lowRank{fold: 1}
+func newLowRank(c *weights.Change, scale float32, t kernel.Type) (*kernel.LowRank, error) {
+	low := &kernel.LowRank{Fold: 1}
 	stored, columns := kernel.F32, c.Rank
 	if t != kernel.F32 && t != kernel.F16 && t != kernel.BF16 && c.In%kernel.Q8_0.BlockLen() == 0 {
 		stored = kernel.Q8_0
 		block := stored.BlockLen()
 		columns = (c.Rank + block - 1) / block * block // zeros behind
 		if fold := block / c.Rank; fold > 1 && c.Out%fold == 0 {
-			low.fold = fold
+			low.Fold = fold
 		}
 	}
-	rows := c.Out / low.fold
+	rows := c.Out / low.Fold
 	b := make([]float32, rows*columns)
 	for i := range c.Out {
 		for r, v := range c.B[i*c.Rank:][:c.Rank] {
@@ -78,7 +68,7 @@ func newLowRank(c *weights.Change, scale float32, t kernel.Type) (*lowRank, erro
 		to         *kernel.Matrix
 		rows, cols int
 		values     []float32
-	}{{&low.a, c.Rank, c.In, c.A}, {&low.b, rows, columns, b}} {
+	}{{&low.A, c.Rank, c.In, c.A}, {&low.B, rows, columns, b}} {
 		data := make([]byte, m.rows*stored.RowBytes(m.cols))
 		err := kernel.Quantize(stored, data, m.values)
 		if err == nil {
@@ -106,13 +96,18 @@ func (m *Model) LinkTokens() []int32 {
 	return ids
 }
 
-// lowRanks are the matrices of the adapter.
+// lowRanks are the matrices of the adapter in the order in which a token passes them: read so, what is next in memory is fetched in time.
 func (m *Model) lowRanks() (all []*kernel.Matrix) {
 	for i := range m.layers {
-		for _, l := range m.layers[i].linears() {
-			if l.low != nil {
-				all = append(all, &l.low.a, &l.low.b)
+		l := &m.layers[i]
+		for _, together := range [][]*linear{{&l.query, &l.key, &l.value}, {&l.attentionOut}, {&l.gate, &l.up}, {&l.down}} {
+			var b []*kernel.Matrix
+			for _, l := range together {
+				if l.low != nil {
+					all, b = append(all, &l.low.A), append(b, &l.low.B)
+				}
 			}
+			all = append(all, b...)
 		}
 	}
 	return all
@@ -134,9 +129,14 @@ func (w *Workspace) multiply(x []float32, add bool, projections ...projection) {
 	acts := w.adapterActs()
 	for i, p := range projections {
 		w.products[i] = kernel.Product{Dst: p.to, X: &w.input, W: &p.of.Matrix, Add: add}
-		if low := p.of.low; low != nil && acts {
-			clear(grow(&w.low[i], w.rows*low.fold*low.b.Cols))
-			w.products[n] = kernel.Product{Dst: w.low[i], Stride: low.fold * low.b.Cols, X: &w.input, W: &low.a}
+		low := p.of.low
+		switch {
+		case low == nil || acts == noRow:
+		case acts == allRows && low.Fuses(&p.of.Matrix, w.rows):
+			w.products[i].Low = low
+		default:
+			clear(grow(&w.low[i], w.rows*low.Fold*low.B.Cols))
+			w.products[n] = kernel.Product{Dst: w.low[i], Stride: low.Fold * low.B.Cols, X: &w.input, W: &low.A}
 			n++
 			beside++
 		}
@@ -147,42 +147,54 @@ func (w *Workspace) multiply(x []float32, add bool, projections ...projection) {
 	}
 	n = 0
 	for i, p := range projections {
-		if low := p.of.low; low != nil {
-			for j := range w.parts {
-				part := &w.parts[j]
-				low.spread(w.low[i], part.row, part.rows, w.model.actsOn(part.seq))
-			}
-			w.lowInput[i].Set(w.low[i], w.rows*low.fold, low.b.Cols)
-			w.products[n] = kernel.Product{Dst: p.to, X: &w.lowInput[i], W: &low.b, Add: true}
+		if low := p.of.low; low != nil && w.products[i].Low == nil {
+			w.spread(low, w.low[i])
+			w.lowInput[i].Set(w.low[i], w.rows*low.Fold, low.B.Cols)
+			w.products[n] = kernel.Product{Dst: p.to, X: &w.lowInput[i], W: &low.B, Add: true}
 			n++
 		}
 	}
 	w.product.Run(w.pool, w.products[:n]...)
 }
 
-// spread makes of A·x of some rows, which lies at the beginning of each, what b is multiplied with: all zeros where the adapter does not act.
-func (l *lowRank) spread(x []float32, row, rows int, acts bool) {
-	rank, width := l.a.Rows, l.fold*l.b.Cols
-	for ; rows > 0; row, rows = row+1, rows-1 {
-		x := x[row*width:][:width]
-		if !acts {
-			clear(x[:rank])
-			continue
-		}
-		for i := 1; i < l.fold; i++ {
-			copy(x[i*l.b.Cols+i*rank:][:rank], x)
+// spread makes of A·x of all rows, which lies at the beginning of each, what B is multiplied with: all zeros where the adapter does not act.
+func (w *Workspace) spread(l *kernel.LowRank, x []float32) {
+	width := l.Fold * l.B.Cols
+	for i := range w.parts {
+		part := &w.parts[i]
+		for row := part.row; row < part.row+part.rows; row++ {
+			if w.model.actsOn(part.seq) {
+				l.Spread(x[row*width:][:width])
+			} else {
+				clear(x[row*width:][:l.A.Rows])
+			}
 		}
 	}
 }
 
-// adapterActs says whether the adapter acts on any of the rows.
-func (w *Workspace) adapterActs() bool {
+// reach is how many of a batch's rows an adapter acts on.
+type reach int
+
+const (
+	noRow reach = iota
+	someRows
+	allRows
+)
+
+func (w *Workspace) adapterActs() reach {
+	acts := 0
 	for i := range w.parts {
 		if w.model.actsOn(w.parts[i].seq) {
-			return true
+			acts++
 		}
 	}
-	return false
+	switch acts {
+	case 0:
+		return noRow
+	case len(w.parts):
+		return allRows
+	}
+	return someRows
 }
 
 // actsOn says whether an adapter acts on a sequence's tokens.

@@ -137,7 +137,7 @@ func TestMultiply_Adapter_AddsItsProduct(t *testing.T) {
 				t.Fatal(err)
 			}
 			l := &linear{m, low}
-			for _, m := range []*kernel.Matrix{&l.Matrix, &low.a, &low.b} {
+			for _, m := range []*kernel.Matrix{&l.Matrix, &low.A, &low.B} {
 				m.Pack(pool, kernel.Memory(m.PackedBytes()))
 			}
 			w := &Workspace{model: &Model{}, pool: pool, rows: c.rows}

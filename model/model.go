@@ -65,7 +65,7 @@ type layer struct {
 // linear is a matrix, and what an adapter adds beside it.
 type linear struct {
 	kernel.Matrix
-	low *lowRank // nil: nothing
+	low *kernel.LowRank // nil: nothing
 }
 
 // linears are a layer's matrices by the names that the file has for them.
@@ -161,7 +161,7 @@ func (m *Model) count() {
 		for _, w := range m.layers[i].linears() {
 			m.perToken += 2 * float64(w.Rows) * float64(w.Cols)
 			if w.low != nil {
-				m.perToken += 2 * float64(w.low.a.Rows) * float64(w.Rows+w.Cols)
+				m.perToken += 2 * float64(w.low.A.Rows) * float64(w.Rows+w.Cols)
 			}
 		}
 	}

@@ -126,7 +126,7 @@ func benchModelCommand(name, short, long, defaults string, test func(*bench.Benc
 	return cmd
 }
 
-// measure runs a test on a model, and with an adapter again beside it.
+// measure runs a test on a model, with an adapter beside it.
 func measure(cmd *cobra.Command, ref, adapter string, runs int, test func(*bench.Bench) ([]bench.Row, error)) (r *bench.Report, err error) {
 	path, err := pull.Resolve(ref)
 	if err != nil {
@@ -151,13 +151,10 @@ func measure(cmd *cobra.Command, ref, adapter string, runs int, test func(*bench
 	if err := adapted.adapt(adapter); err != nil {
 		return nil, err
 	}
-	rows, err := test(b)
-	if err == nil && adapted.adapter != nil {
-		b.Model = adapted.m
-		var with []bench.Row
-		with, err = test(b)
-		rows = bench.WithAdapter(rows, with, adapted.name)
+	if adapted.adapter != nil {
+		b.Adapted, b.Adapter = adapted.m, adapted.name
 	}
+	rows, err := test(b)
 	return &bench.Report{Head: bench.NewHead(filepath.Base(path)), Rows: rows}, err
 }
 

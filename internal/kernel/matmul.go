@@ -50,6 +50,7 @@ type MatMul struct {
 	products [maxProducts]Product
 	n        int
 	workers  []scratch // one a worker
+	run      uint64    // how many there were
 }
 
 // A Product is one matrix of a MatMul, what it is multiplied with, and where the outputs go: Dst [T × M], or M of every Stride values.
@@ -59,6 +60,8 @@ type Product struct {
 	X      *Activations
 	W      *Matrix
 	Add    bool // to what Dst holds
+
+	Low *LowRank // is added to W, where Fuses says so; nil: nothing
 }
 
 // maxProducts is how many products may run together: queries, keys and values, and what an adapter adds beside each.
@@ -76,6 +79,8 @@ type scratch struct {
 
 	amx   amxArgs
 	tiles []byte // AMX's sums on their way to the outputs, 4 KiB
+
+	low [maxProducts]lowInput
 }
 
 // Run computes the products on the pool.
@@ -83,6 +88,7 @@ func (mm *MatMul) Run(p *Pool, products ...Product) {
 	if len(products) > maxProducts {
 		panic(fmt.Sprintf("kernel: %d products at a time; at most %d", len(products), maxProducts))
 	}
+	mm.run++
 	mm.n = copy(mm.products[:], products)
 	if len(mm.workers) < p.Threads() {
 		mm.workers = make([]scratch, p.Threads())
@@ -154,14 +160,17 @@ func (pr *Product) integer() bool { return pr.W.packed != nil && features.avx2 }
 
 // Do computes one item: the outputs of a few tiles of weights, for every row of x.
 func (mm *MatMul) Do(worker, i int) {
-	pr := &mm.products[0]
-	for j := 1; i >= mm.items(pr); j++ {
+	pr, at := &mm.products[0], 0
+	for i >= mm.items(pr) {
 		i -= mm.items(pr)
-		pr = &mm.products[j]
+		at++
+		pr = &mm.products[at]
 	}
 	n := mm.itemTiles(pr)
-	for tile := i * n; tile < min((i+1)*n, pr.W.tiles()); tile++ {
-		switch s := &mm.workers[worker]; {
+	s := &mm.workers[worker]
+	from, to := i*n, min((i+1)*n, pr.W.tiles())
+	for tile := from; tile < to; tile++ {
+		switch {
 		case pr.integer():
 			mm.tile(s, pr, tile)
 		case pr.panels():
@@ -169,6 +178,9 @@ func (mm *MatMul) Do(worker, i int) {
 		default:
 			mm.floats(s, pr, tile)
 		}
+	}
+	if pr.Low != nil {
+		mm.addLow(s, at, from, to)
 	}
 }
 
@@ -227,7 +239,7 @@ func (mm *MatMul) tile(s *scratch, pr *Product, tile int) {
 		mm.unpacked(s, pr, tile, dst, stride, many)
 	}
 	for t := many; t < x.rows; t++ {
-		mm.streamed(s, pr, tile, dst[t*stride:], t)
+		streamed(s, w, x, pr.Add, tile, dst[t*stride:], t)
 	}
 	if rows < tileRows {
 		for t := range x.rows {
@@ -302,23 +314,36 @@ func tileConfig(columns byte) (c [64]byte) {
 }
 
 // streamed computes a tile's outputs for token t: dst [tileRows].
-func (mm *MatMul) streamed(s *scratch, pr *Product, tile int, dst []float32, t int) {
-	x, p, groups := pr.X, pr.W.packed, pr.W.Cols/groupLen
-	g := t * groups
-	s.stream = streamArgs{
-		records: &p.data[tile*groups*p.record], record: uintptr(p.record), groups: groups, dst: &dst[0],
-		x: &x.codes[g*groupLen], xScales: &x.scales[g], xSums: &x.sums[g], xTotals: &x.totals[g],
-		bias: p.bias, parts: p.parts, half: flag(p.half), mins: flag(p.mins), add: flag(pr.Add),
-	}
+func streamed(s *scratch, w *Matrix, x *Activations, add bool, tile int, dst []float32, t int) {
+	s.stream.of(w, add)
+	s.stream.token(x, t)
+	s.stream.records, s.stream.dst = &w.packed.data[tile*s.stream.groups*w.packed.record], &dst[0]
+	s.stream.run(w)
+}
+
+// of is what all tiles of w have in common.
+func (a *streamArgs) of(w *Matrix, add bool) {
+	p := w.packed
+	*a = streamArgs{record: uintptr(p.record), groups: w.Cols / groupLen, bias: p.bias, parts: p.parts, half: flag(p.half), mins: flag(p.mins), add: flag(add)}
+}
+
+// token is what all tiles have in common for token t of x.
+func (a *streamArgs) token(x *Activations, t int) {
+	g := t * a.groups
+	a.x, a.xScales, a.xSums, a.xTotals = &x.codes[g*groupLen], &x.scales[g], &x.sums[g], &x.totals[g]
+}
+
+// run computes a tile's outputs.
+func (a *streamArgs) run(w *Matrix) {
 	switch {
-	case p.bits == 4 && features.avx512:
-		stream4AVX512(&s.stream)
-	case p.bits == 4:
-		stream4AVX2(&s.stream)
+	case w.packed.bits == 4 && features.avx512:
+		stream4AVX512(a)
+	case w.packed.bits == 4:
+		stream4AVX2(a)
 	case features.avx512:
-		stream8AVX512(&s.stream)
+		stream8AVX512(a)
 	default:
-		stream8AVX2(&s.stream)
+		stream8AVX2(a)
 	}
 }
 

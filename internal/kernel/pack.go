@@ -286,6 +286,11 @@ func (a *Activations) code(pool *Pool) {
 		return
 	}
 	a.coded = true
+	a.reserve()
+	pool.Run(a.items(), a)
+}
+
+func (a *Activations) reserve() {
 	rows, groups := a.rows, a.cols/groupLen
 	if features.amx { // whose tiles read whole rows of tokens
 		rows = (rows + amxTokens - 1) / amxTokens * amxTokens
@@ -299,8 +304,9 @@ func (a *Activations) code(pool *Pool) {
 	}
 	a.codes, a.totals = a.codes[:rows*a.cols], a.totals[:rows*groups]
 	a.scales, a.sums = a.scales[:rows*groups], a.sums[:rows*groups]
-	pool.Run((a.rows+codeRows-1)/codeRows, a)
 }
+
+func (a *Activations) items() int { return (a.rows + codeRows - 1) / codeRows }
 
 // codeRows is how many rows are coded in one item of work.
 const codeRows = 8
