@@ -76,6 +76,8 @@ func (e *NameError) Error() string {
 	return fmt.Sprintf("there is no collection %q; there are %s", e.Name, strings.Join(e.Known, ", "))
 }
 
+var errInUse = errors.New("another process has this collection open; 'tessera serve' takes documents over HTTP and in its page")
+
 // Collections are the names of those under a folder.
 func Collections(root string) ([]string, error) {
 	entries, err := os.ReadDir(root)
@@ -111,7 +113,7 @@ func OpenCollection(root, name string, create bool) (*Collection, error) {
 	path := filepath.Join(c.dir, "passages.db")
 	if c.db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 2 * time.Second}); err != nil {
 		if errors.Is(err, bolterrors.ErrTimeout) {
-			err = errors.New("another process has this collection open; 'tessera serve' takes documents over HTTP and in its page")
+			err = errInUse
 		}
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -548,13 +550,18 @@ func (c *Collection) count(bucket []byte) (n int) {
 	return n
 }
 
-// RemoveCollection removes a collection, which nobody may have open.
+// RemoveCollection removes a collection, which nobody may have open. It may be damaged.
 func RemoveCollection(root, name string) error {
 	c, err := OpenCollection(root, name, false)
+	if err == nil {
+		err = c.Close()
+	} else if _, unnamed := errors.AsType[*NameError](err); !unnamed && !errors.Is(err, errInUse) {
+		err = nil // what cannot be opened can be removed
+	}
 	if err != nil {
 		return err
 	}
-	return errors.Join(c.Close(), os.RemoveAll(c.dir))
+	return os.RemoveAll(filepath.Join(root, name))
 }
 
 // hashOf is what equal passages have alike.

@@ -207,6 +207,9 @@ func TestCollections_NamesAndErrors(t *testing.T) {
 				t.Errorf("open twice: %v", err)
 			}
 		}
+		if err := RemoveCollection(root, name); err == nil {
+			t.Errorf("%s was removed while it was open", name)
+		}
 		c.Close()
 	}
 	if _, err := OpenCollection(root, "none", false); err == nil || !strings.Contains(err.Error(), "there are a.1, b") {
@@ -215,10 +218,18 @@ func TestCollections_NamesAndErrors(t *testing.T) {
 	if names, err := Collections(root); err != nil || !slices.Equal(names, []string{"a.1", "b"}) {
 		t.Errorf("names %q, %v", names, err)
 	}
-	if err := RemoveCollection(root, "b"); err != nil {
-		t.Error(err)
+	if err := os.WriteFile(filepath.Join(root, "a.1", "passages.db"), []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	if names, _ := Collections(root); len(names) != 1 {
-		t.Errorf("after removing one: %q", names)
+	for _, name := range []string{"b", "a.1"} {
+		if err := RemoveCollection(root, name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if names, _ := Collections(root); len(names) != 0 {
+		t.Errorf("after removing them: %q", names)
+	}
+	if err := RemoveCollection(root, "../b"); err == nil {
+		t.Error("what is no name was removed")
 	}
 }
