@@ -4,7 +4,6 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -13,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tessera-llm/tessera/internal/vfs"
 	"github.com/tessera-llm/tessera/pull"
 )
 
@@ -75,27 +75,17 @@ func Fetch(ctx context.Context, name, dir string, o pull.Options) (path string, 
 }
 
 // write puts the questions at path, whole or not at all.
-func (d *Dataset) write(path string) (err error) {
+func (d *Dataset) write(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".questions-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err = errors.Join(err, f.Close()); err == nil {
-			err = os.Rename(f.Name(), path)
+	return vfs.WriteFile(path, 0o600, func(w io.Writer) error {
+		z := gzip.NewWriter(w)
+		if err := d.writeLines(z); err != nil {
+			return err
 		}
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	z := gzip.NewWriter(f)
-	if err := d.writeLines(z); err != nil {
-		return err
-	}
-	return z.Close()
+		return z.Close()
+	})
 }
 
 func (d *Dataset) writeLines(w io.Writer) error {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
+
+	"github.com/tessera-llm/tessera/internal/vfs"
 )
 
 const memoName = "fingerprints.json"
@@ -118,18 +120,8 @@ func remember(memo, key string, r remembered) {
 	if os.MkdirAll(dir, 0o700) != nil {
 		return
 	}
-	temp, err := os.CreateTemp(dir, memoName+".*")
-	if err != nil {
-		return
-	}
-	_, err = temp.Write(b)
-	if e := temp.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(temp.Name(), memo)
-	}
-	if err != nil {
-		os.Remove(temp.Name())
-	}
+	_ = vfs.WriteFile(memo, 0o600, func(w io.Writer) error {
+		_, err := w.Write(b)
+		return err
+	})
 }

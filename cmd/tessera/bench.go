@@ -12,6 +12,7 @@ import (
 
 	"github.com/tessera-llm/tessera/bench"
 	"github.com/tessera-llm/tessera/internal/home"
+	"github.com/tessera-llm/tessera/internal/vfs"
 	"github.com/tessera-llm/tessera/pull"
 
 	tessera "github.com/tessera-llm/tessera"
@@ -114,7 +115,7 @@ func benchModelCommand(name, short, long, defaults string, test func(*bench.Benc
 			return err
 		}
 		if plot != "" {
-			if err := writeFile(plot, func(w io.Writer) error { return report.WriteFigure(w, format) }); err != nil {
+			if err := vfs.WriteFile(plot, 0o644, func(w io.Writer) error { return report.WriteFigure(w, format) }); err != nil {
 				return err
 			}
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -19,6 +18,7 @@ import (
 	"github.com/tessera-llm/tessera/eval"
 	"github.com/tessera-llm/tessera/internal/home"
 	"github.com/tessera-llm/tessera/internal/kernel"
+	"github.com/tessera-llm/tessera/internal/vfs"
 	"github.com/tessera-llm/tessera/kv"
 	"github.com/tessera-llm/tessera/prompt"
 	"github.com/tessera-llm/tessera/pull"
@@ -310,19 +310,19 @@ Kinds of runs come in the order of the files; each is compared with the first of
 		}
 		report := eval.NewReport(results)
 		if figure != "" {
-			if err := writeFile(figure, func(w io.Writer) error { return report.WriteFigure(w, format) }); err != nil {
+			if err := vfs.WriteFile(figure, 0o644, func(w io.Writer) error { return report.WriteFigure(w, format) }); err != nil {
 				return err
 			}
 		}
 		if steps != "" {
-			if err := writeFile(steps, func(w io.Writer) error { return report.WriteSteps(w, stepsFormat) }); err != nil {
+			if err := vfs.WriteFile(steps, 0o644, func(w io.Writer) error { return report.WriteSteps(w, stepsFormat) }); err != nil {
 				return err
 			}
 		}
 		if markdown == "" {
 			return report.WriteMarkdown(cmd.OutOrStdout())
 		}
-		return writeFile(markdown, report.WriteMarkdown)
+		return vfs.WriteFile(markdown, 0o644, report.WriteMarkdown)
 	}
 	return cmd
 }
@@ -337,26 +337,6 @@ func figureFormat(flag, path string) (string, error) {
 		return "", &usageError{fmt.Errorf("%s: %w", flag, err)}
 	}
 	return format, nil
-}
-
-// writeFile makes the file at path what write writes, whole or not at all.
-func writeFile(path string, write func(io.Writer) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err = errors.Join(err, f.Close()); err == nil {
-			err = os.Rename(f.Name(), path)
-		}
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	if err := f.Chmod(0o644); err != nil {
-		return err
-	}
-	return write(f)
 }
 
 func evalFetchCommand() *cobra.Command {

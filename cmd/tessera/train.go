@@ -22,6 +22,7 @@ import (
 
 	"github.com/tessera-llm/tessera/eval"
 	"github.com/tessera-llm/tessera/internal/kernel"
+	"github.com/tessera-llm/tessera/internal/vfs"
 	"github.com/tessera-llm/tessera/prompt"
 	"github.com/tessera-llm/tessera/pull"
 	"github.com/tessera-llm/tessera/tokenizer"
@@ -196,7 +197,7 @@ func runTrain(cmd *cobra.Command, f *trainFlags) (err error) {
 		return err
 	}
 	if f.export != "" {
-		return writeFile(f.export, func(to io.Writer) error { return exportSamples(cmd, f, curriculum, to) })
+		return vfs.WriteFile(f.export, 0o644, func(to io.Writer) error { return exportSamples(cmd, f, curriculum, to) })
 	}
 	var adapter *weights.Adapter
 	if !f.full {
@@ -284,7 +285,7 @@ func (f *trainFlags) draw(report *trainReport) error {
 	if err != nil || format == "" {
 		return err
 	}
-	return writeFile(f.plot, func(w io.Writer) error { return train.WriteFigure(w, format, report.Steps, report.Validations) })
+	return vfs.WriteFile(f.plot, 0o644, func(w io.Writer) error { return train.WriteFigure(w, format, report.Steps, report.Validations) })
 }
 
 // exportSamples writes the samples that training would see, for a trainer elsewhere.

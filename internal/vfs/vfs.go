@@ -1,5 +1,5 @@
 // Package vfs is the few operations on files that a store of immutable files needs, as an interface: the real file system (OS),
-// and one in memory (Mem) that fails on demand and can lose, as a power cut would, what was not synced.
+// and one in memory (Mem) that fails on demand and can lose, as a power cut would, what was not synced. WriteFile is for files of other kinds.
 package vfs
 
 import (
