@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -144,31 +145,23 @@ func (t *Tessera) passages(ctx context.Context, q *Question, attention engine.At
 	if q.Documents == nil {
 		return documents, question, nil
 	}
-	add := func(id, title, text string) {
-		documents = append(documents, prompt.Document{ID: id, Title: title, Text: text})
-	}
+	longest, k := PassageTokens, cmp.Or(q.Passages, DefaultPassages)
 	if q.Ranked {
-		for _, d := range q.Documents {
-			add(d.ID, d.Title, d.Text)
-		}
-	} else {
-		k := cmp.Or(q.Passages, DefaultPassages)
-		all := corpus.Split(q.Documents, PassageTokens, t.Count)
-		if attention == engine.Full && len(all) <= k { // the order of other questions: what full attention computed for them is a prefix
-			for _, p := range all {
-				add(p.ID, p.Title, p.Text)
-			}
-			return documents, question, nil
-		}
-		best, err := corpus.Rank(ctx, all, question, k)
-		if err != nil {
+		longest = math.MaxInt // they are passages
+	}
+	all := corpus.Split(q.Documents, longest, t.Count)
+	asGiven := !q.Ranked && attention == engine.Full && len(all) <= k // as for other questions: what full attention computed for them is a prefix
+	if !q.Ranked && !asGiven {
+		if all, err = corpus.Rank(ctx, all, question, k); err != nil {
 			return nil, "", err
 		}
-		for _, p := range best {
-			add(p.ID, p.Title, p.Text)
-		}
 	}
-	slices.Reverse(documents) // nearest to the question the best one: see docs/training.md, "The order of passages"
+	if !asGiven {
+		slices.Reverse(all) // nearest to the question the best one: see docs/training.md, "The order of passages"
+	}
+	for _, p := range all {
+		documents = append(documents, prompt.Document{ID: p.ID, Title: p.Title, Text: p.Text})
+	}
 	return documents, question, nil
 }
 

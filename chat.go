@@ -209,8 +209,8 @@ func (e *MemoryError) Error() string {
 	return fmt.Sprintf("prompt and answer take %d MiB of keys and values, and there are %d for all; fewer or shorter documents, or a lower max_tokens, take less", e.Need>>20, e.Most>>20)
 }
 
-// admit waits until there is memory for the keys and values of a prompt and so many tokens of its answer, final block and answer once more for
-// each part that the passages are seen in; leave gives it back.
+// admit waits until there is memory for the keys and values of a prompt and so many tokens of its answer, and for those of the parts that the passages
+// are seen in; leave gives it back.
 func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, a engine.Attention, parts, answer int) (leave func(), err error) {
 	if t.memory == nil {
 		return func() {}, nil
@@ -219,9 +219,7 @@ func (t *Tessera) admit(ctx context.Context, blocks []prompt.Block, a engine.Att
 	for _, b := range blocks {
 		tokens += len(b.Tokens)
 	}
-	_, parts = engine.Parts(blocks, a, parts)
-	final := len(blocks[len(blocks)-1].Tokens) + max(min(answer, engine.PartTokens, t.model.Context-tokens), 0)
-	need := t.KVBytes(min(tokens+answer, t.model.Context)) + int64(parts)*t.KVBytes(final)
+	need := t.KVBytes(min(tokens+answer, t.model.Context) + engine.PartsTokens(blocks, a, parts, min(answer, t.model.Context-tokens)))
 	if need > t.most {
 		return nil, &MemoryError{need, t.most}
 	}

@@ -527,6 +527,22 @@ type CollectionStat struct {
 	Bytes    int64 `json:"bytes"` // of its folder
 }
 
+// A Listing is a collection among others: how large it is, or why it cannot be opened.
+type Listing struct {
+	Name string `json:"name"`
+	*CollectionStat
+	Error string `json:"error,omitempty"`
+}
+
+// List is the Listing of a collection that was to be opened, with the error that there was.
+func List(name string, c *Collection, err error) Listing {
+	if err != nil {
+		return Listing{Name: name, Error: err.Error()}
+	}
+	stat := c.Stat()
+	return Listing{Name: name, CollectionStat: &stat}
+}
+
 // Stat counts.
 func (c *Collection) Stat() CollectionStat {
 	s := CollectionStat{Files: c.count(filesBucket), Passages: c.count(passagesBucket)}

@@ -18,7 +18,7 @@ import (
 // so that a token counts, in each view, by how likely the answer so far is there. The sum over parts is RAG-Sequence's (Lewis et al., arXiv
 // 2005.11401), whose retriever is the model here: a part is the likelier to be meant the likelier the question is behind it. The other half is of
 // answers that take passages of several parts. A passage's keys and values serve at any place, so that only the final block is computed more than once.
-// What comes behind an answer's first PartTokens tokens is what all passages together say.
+// What comes behind an answer's first partTokens tokens is what all passages together say.
 type Views struct {
 	list     []*view   // those that still have a say; the first has all passages
 	only     bool      // there never was but one
@@ -28,9 +28,9 @@ type Views struct {
 	some     []float32 // [V], scratch
 }
 
-// PartTokens is how many tokens of an answer parts of the passages have a say in: as many as the answers that were evaluated had at most. Without a bound each
+// partTokens is how many tokens of an answer parts of the passages have a say in: as many as the answers that were evaluated had at most. Without a bound each
 // part would need room for an answer as long as the context.
-const PartTokens = 64
+const partTokens = 64
 
 // A view is a prompt with some of the passages.
 type view struct {
@@ -47,12 +47,12 @@ func (v *view) keep(_ int, logits []float32) {
 }
 
 // NewViews are views of a prompt whose blocks before the final one have the keys and values past: of all passages and of n parts of them at most, see
-// Parts. room is how many tokens an answer may have.
+// partition. room is how many tokens an answer may have.
 func NewViews(m *model.Model, t kv.Type, blocks []prompt.Block, a Attention, n int, past []*model.KV, room int) *Views {
 	v := &Views{final: blocks[len(blocks)-1].Tokens}
 	v.list = []*view{{past: past, final: m.NewKV(t, len(v.final)+room)}}
 	for _, some := range parts(blocks, a, n, past) {
-		v.list = append(v.list, &view{past: some, final: m.NewKV(t, len(v.final)+min(room, PartTokens))})
+		v.list = append(v.list, &view{past: some, final: m.NewKV(t, partRoom(blocks, room))})
 	}
 	v.only = len(v.list) == 1
 	return v
@@ -61,7 +61,7 @@ func NewViews(m *model.Model, t kv.Type, blocks []prompt.Block, a Attention, n i
 // parts are the blocks before the final one of a prompt as the views of n parts have them: neighbouring passages together, and all that comes before
 // the passages.
 func parts[T any](blocks []prompt.Block, a Attention, n int, past []T) (all [][]T) {
-	first, n := Parts(blocks, a, n)
+	first, n := partition(blocks, a, n)
 	passages := past[first:]
 	for i := range n {
 		all = append(all, append(past[:first:first], passages[i*len(passages)/n:(i+1)*len(passages)/n]...))
@@ -69,10 +69,21 @@ func parts[T any](blocks []prompt.Block, a Attention, n int, past []T) (all [][]
 	return all
 }
 
-// Parts are in how many parts the passages of a prompt are seen by themselves where n are asked for: not in more than there are passages, nor in so many
+// PartsTokens is how many tokens' keys and values the views of n parts take beside those of the prompt and an answer of so many tokens.
+func PartsTokens(blocks []prompt.Block, a Attention, n, answer int) int {
+	_, count := partition(blocks, a, n)
+	return count * partRoom(blocks, answer)
+}
+
+// partRoom is how many tokens of final block and answer a part has room for.
+func partRoom(blocks []prompt.Block, answer int) int {
+	return len(blocks[len(blocks)-1].Tokens) + max(min(answer, partTokens), 0)
+}
+
+// partition is in how many parts the passages of a prompt are seen by themselves where n are asked for: not in more than there are passages, nor in so many
 // that the final block takes more tokens than full attention would compute; in none where that leaves one, which is all of them. Its passages are the blocks
 // from first on, which stand right before the final block and see nothing of each other.
-func Parts(blocks []prompt.Block, a Attention, n int) (first, count int) {
+func partition(blocks []prompt.Block, a Attention, n int) (first, count int) {
 	final := len(blocks) - 1
 	for first = final; first > 1 && !Dependent(blocks, a, first-1); {
 		first--
@@ -121,7 +132,7 @@ func (v *Views) Next(token int32) []model.Sequence {
 		}
 		most, _ := total(v.list)
 		v.answered++
-		parts := slices.DeleteFunc(v.list[1:], func(one *view) bool { return v.answered >= PartTokens || one.said < most-negligible })
+		parts := slices.DeleteFunc(v.list[1:], func(one *view) bool { return v.answered >= partTokens || one.said < most-negligible })
 		v.list = v.list[:1+len(parts)]
 	}
 	batch := make([]model.Sequence, len(v.list))

@@ -146,9 +146,9 @@ func TestViews_Next_LeavesOutWhatHasNoSay(t *testing.T) {
 	if want := []int{40, 30, 15, 20}; !slices.Equal(left, want) || v.Len() != 4 {
 		t.Errorf("views %v are left, %d of them; want %v", left, v.Len(), want)
 	}
-	for range PartTokens - 2 { // the first is what comes before any Next
+	for range partTokens - 2 { // the first is what comes before any Next
 		if v.Next(1); v.Len() != 4 {
-			t.Fatalf("%d views are left within the first %d tokens", v.Len(), PartTokens)
+			t.Fatalf("%d views are left within the first %d tokens", v.Len(), partTokens)
 		}
 	}
 	if last := v.Next(1); len(last) != 1 || len(last[0].Past) != 40 {

@@ -305,7 +305,7 @@ func batchOf(all []*asked, order []int, parts, tokenBytes int) int {
 	n, bytes := 0, 0
 	for n < min(len(order), batchQuestions) {
 		a := all[order[n]]
-		bytes += (a.tokens + a.most + parts*(len(a.blocks[len(a.blocks)-1].Tokens)+a.most)) * tokenBytes
+		bytes += (a.tokens + a.most + engine.PartsTokens(a.blocks, engine.Block, parts, a.most)) * tokenBytes
 		if n > 0 && bytes > batchBytes {
 			break
 		}

@@ -126,13 +126,13 @@ const maxProjections = 3
 func (w *Workspace) multiply(x []float32, add bool, projections ...projection) {
 	w.input.Set(x, w.rows, projections[0].of.Cols)
 	n, beside := len(projections), 0
-	acts := w.adapterActs()
+	acts, everywhere := w.adapterActs()
 	for i, p := range projections {
 		w.products[i] = kernel.Product{Dst: p.to, X: &w.input, W: &p.of.Matrix, Add: add}
 		low := p.of.low
 		switch {
-		case low == nil || acts == noRow:
-		case acts == allRows && low.Fuses(&p.of.Matrix, w.rows):
+		case low == nil || !acts:
+		case everywhere && low.Fuses(&p.of.Matrix, w.rows):
 			w.products[i].Low = low
 		default:
 			clear(grow(&w.low[i], w.rows*low.Fold*low.B.Cols))
@@ -172,29 +172,17 @@ func (w *Workspace) spread(l *kernel.LowRank, x []float32) {
 	}
 }
 
-// reach is how many of a batch's rows an adapter acts on.
-type reach int
-
-const (
-	noRow reach = iota
-	someRows
-	allRows
-)
-
-func (w *Workspace) adapterActs() reach {
-	acts := 0
+// adapterActs says whether the adapter acts on any of the rows, and whether on all.
+func (w *Workspace) adapterActs() (acts, everywhere bool) {
+	everywhere = true
 	for i := range w.parts {
 		if w.model.actsOn(w.parts[i].seq) {
-			acts++
+			acts = true
+		} else {
+			everywhere = false
 		}
 	}
-	switch acts {
-	case 0:
-		return noRow
-	case len(w.parts):
-		return allRows
-	}
-	return someRows
+	return acts, everywhere
 }
 
 // actsOn says whether an adapter acts on a sequence's tokens.

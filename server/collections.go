@@ -99,26 +99,15 @@ func (l *library) close() error {
 
 // collections is GET /api/collections. One that another process has open, or that is damaged, does not hide the others.
 func (s *Server) collections(w http.ResponseWriter, r *http.Request, k *Key) error {
-	type entry struct {
-		Name string `json:"name"`
-		*corpus.CollectionStat
-		Error string `json:"error,omitempty"` // why it cannot be opened
-	}
-	list := []entry{}
+	list := []corpus.Listing{}
 	if s.library.root != "" {
 		names, err := corpus.Collections(s.library.rootOf(k))
 		if err != nil {
 			return err
 		}
 		for _, name := range names {
-			e := entry{Name: name}
-			if c, err := s.library.get(k, name, false); err != nil {
-				e.Error = err.Error()
-			} else {
-				stat := c.Stat()
-				e.CollectionStat = &stat
-			}
-			list = append(list, e)
+			c, err := s.library.get(k, name, false)
+			list = append(list, corpus.List(name, c, err))
 		}
 	}
 	writeJSON(w, map[string]any{"collections": list})

@@ -41,15 +41,12 @@ func (t *Trainer) Validate(ctx context.Context, held *Curriculum, keep bool, pro
 		if total := v.Full + v.Block + v.Kept; total-total != 0 {
 			return Validation{}, &DivergedError{v.Step, "a loss of what is held out", total}
 		}
-		if v.At < all {
-			if err := t.pause(ctx); err != nil {
-				return Validation{}, err
-			}
+		if err := t.pause(ctx); err != nil {
+			return Validation{}, err
 		}
 	}
 	result := v.Validation
 	result.Full, result.Block, result.Kept = v.Full/float64(examples), v.Block/float64(examples), v.Kept/keptValidated
-	t.sound = true
 	return result, nil
 }
 

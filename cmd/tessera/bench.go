@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -100,10 +99,8 @@ func benchModelCommand(name, short, long, defaults string, test func(*bench.Benc
 		if err != nil {
 			return err
 		}
-		if plot != "" {
-			if _, err := os.Stat(filepath.Dir(plot)); err != nil { // known before minutes of measuring
-				return fmt.Errorf("--plot: %w", err)
-			}
+		if err := folderThere("--plot", plot); err != nil {
+			return err
 		}
 		if err := flags.check(); err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -337,6 +338,17 @@ func figureFormat(flag, path string) (string, error) {
 		return "", &usageError{fmt.Errorf("%s: %w", flag, err)}
 	}
 	return format, nil
+}
+
+// folderThere says whether the folder of the file that a flag names is missing, so that it is known before the work; "" names none.
+func folderThere(flag, path string) error {
+	if path == "" {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("%s: %w", flag, err)
+	}
+	return nil
 }
 
 func evalFetchCommand() *cobra.Command {

@@ -216,22 +216,15 @@ func collectionsCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		type entry struct {
-			Name string `json:"name"`
-			*corpus.CollectionStat
-			Error string `json:"error,omitempty"` // why it cannot be opened
-		}
-		list := []entry{}
+		list := []corpus.Listing{}
 		for _, name := range names {
-			e := entry{Name: name}
-			if err := withCollection(name, false, func(c *corpus.Collection) error {
-				stat := c.Stat()
-				e.CollectionStat = &stat
-				return nil
-			}); err != nil { // does not hide the others
-				e.CollectionStat, e.Error = nil, err.Error()
+			c, err := corpus.OpenCollection(root, name, false)
+			list = append(list, corpus.List(name, c, err)) // one that cannot be opened does not hide the others
+			if err == nil {
+				if err := c.Close(); err != nil {
+					return err
+				}
 			}
-			list = append(list, e)
 		}
 		if asJSON {
 			return printJSON(cmd.OutOrStdout(), map[string]any{"schema": 1, "collections": list})

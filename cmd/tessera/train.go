@@ -157,10 +157,8 @@ The state is kept in ADAPTER.gguf.state as training goes on, at least once a min
 		if _, err := figureFormat("--plot", f.plot); err != nil {
 			return err
 		}
-		for _, path := range []string{f.out, f.plot, f.merge, f.export} { // hours before it is written
-			if _, err := os.Stat(filepath.Dir(path)); path != "" && err != nil {
-				return err
-			}
+		if err := errors.Join(folderThere("--out", f.out), folderThere("--plot", f.plot), folderThere("--merge", f.merge), folderThere("--export", f.export)); err != nil {
+			return err
 		}
 		if err := f.options.Check(); err != nil {
 			return &usageError{err}
@@ -266,21 +264,15 @@ func (f *trainFlags) drawAndMerge(cmd *cobra.Command, file *weights.File, report
 				return err
 			}
 		}
-		if f.merge == "" {
-			return f.draw(report)
-		}
-		bar := newProgress(cmd.ErrOrStderr(), "writing "+filepath.Base(f.merge), false)
-		err = file.Merge(cmd.Context(), f.merge, a, kernel.Q8_0, func(done, total int) { bar.set(int64(done), int64(total)) })
-		bar.clear()
-		if err != nil {
-			return err
+		if f.merge != "" {
+			bar := newProgress(cmd.ErrOrStderr(), "writing "+filepath.Base(f.merge), false)
+			err = file.Merge(cmd.Context(), f.merge, a, kernel.Q8_0, func(done, total int) { bar.set(int64(done), int64(total)) })
+			bar.clear()
+			if err != nil {
+				return err
+			}
 		}
 	}
-	return f.draw(report)
-}
-
-// draw draws what --plot asks for.
-func (f *trainFlags) draw(report *trainReport) error {
 	format, err := figureFormat("--plot", f.plot)
 	if err != nil || format == "" {
 		return err
